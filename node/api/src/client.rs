@@ -1,0 +1,269 @@
+//! The client of the local API: HTTP/1.1 over the node's Unix socket, one connection per request.
+
+use std::convert::Infallible;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::{Stream, StreamExt};
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt, Empty, Full, StreamBody};
+use hyper::body::{Frame, Incoming};
+use hyper::client::conn::http1;
+use hyper::header::{CONTENT_LENGTH, CONTENT_TYPE, RANGE};
+use hyper::{Method, Request, Response, StatusCode};
+use hyper_util::rt::TokioIo;
+use serde::de::DeserializeOwned;
+use tokio::net::UnixStream;
+
+use crate::types::{JoinRequest, JoinResult, PutResult, Stat, Status, TicketResult};
+use crate::{Code, Problem};
+
+/// Longest JSON answer that is read, in bytes.
+const ANSWER_LEN_MAX: usize = 4 << 20;
+
+type Body = UnsyncBoxBody<Bytes, io::Error>;
+
+/// Talks to one node. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Client {
+    socket: PathBuf,
+}
+
+/// What `put` asks for beyond the bytes. Unset means the node's own default.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct PutOptions {
+    /// Copies wanted.
+    pub replicas: Option<u32>,
+    /// Copies that must be durable before the call returns.
+    pub acks: Option<u32>,
+    /// Longest wait without progress.
+    pub timeout: Option<Duration>,
+}
+
+/// What `get` asks for beyond the address.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct GetOptions {
+    /// First byte wanted.
+    pub offset: u64,
+    /// Leave nothing of what is fetched in the node's cache.
+    pub no_cache: bool,
+    /// Longest wait without progress.
+    pub timeout: Option<Duration>,
+}
+
+/// Content on its way from the node.
+pub struct Content {
+    /// Bytes still to come, from the offset asked for.
+    pub len: u64,
+    body: Incoming,
+}
+
+impl Content {
+    /// The next bytes, or None at the end.
+    ///
+    /// # Errors
+    /// When the node broke off: asking again from the position reached tells why.
+    pub async fn next(&mut self) -> Option<Result<Bytes, io::Error>> {
+        loop {
+            match self.body.frame().await? {
+                Ok(frame) => match frame.into_data() {
+                    Ok(data) => return Some(Ok(data)),
+                    Err(_trailers) => {}
+                },
+                Err(error) => return Some(Err(io::Error::other(error))),
+            }
+        }
+    }
+}
+
+impl Client {
+    /// A client of the node at this socket. Nothing is opened yet.
+    pub fn new(socket: impl Into<PathBuf>) -> Self {
+        Self { socket: socket.into() }
+    }
+
+    /// The socket.
+    pub fn socket(&self) -> &Path {
+        &self.socket
+    }
+
+    /// Stores the bytes of a stream. `len`, where known, lets the node notice a stream that ends early.
+    ///
+    /// # Errors
+    /// The node's problem; a [`PutResult`] with `problem` set is not an error here.
+    pub async fn put(
+        &self,
+        bytes: impl Stream<Item = io::Result<Bytes>> + Send + 'static,
+        len: Option<u64>,
+        options: PutOptions,
+    ) -> Result<PutResult, Problem> {
+        let mut query = Query::new("/v1/content");
+        query.add("replicas", options.replicas);
+        query.add("acks", options.acks);
+        query.add("timeout_ms", options.timeout.map(millis));
+        let mut request = Request::builder().method(Method::POST).uri(query.0);
+        if let Some(len) = len {
+            request = request.header(CONTENT_LENGTH, len);
+        }
+        let body = BodyExt::boxed_unsync(StreamBody::new(bytes.map(|part| part.map(Frame::data))));
+        self.call(request.body(body)).await
+    }
+
+    /// Starts to read content; returns once the node has found it.
+    ///
+    /// # Errors
+    /// The node's problem.
+    pub async fn get(&self, address: &str, options: GetOptions) -> Result<Content, Problem> {
+        let mut query = Query::new(&format!("/v1/content/{address}"));
+        query.add("cache", options.no_cache.then_some(false));
+        query.add("timeout_ms", options.timeout.map(millis));
+        let mut request = Request::builder().uri(query.0);
+        if options.offset > 0 {
+            request = request.header(RANGE, format!("bytes={}-", options.offset));
+        }
+        let response = self.send(request.body(empty())).await?;
+        let len = response.headers().get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
+        let Some(len) = len else {
+            return Err(Problem::new(Code::Other, "the node sent content without its length"));
+        };
+        Ok(Content { len, body: response.into_body() })
+    }
+
+    /// Size, copies and holders of content.
+    ///
+    /// # Errors
+    /// The node's problem.
+    pub async fn stat(&self, address: &str, timeout: Option<Duration>) -> Result<Stat, Problem> {
+        let mut query = Query::new(&format!("/v1/content/{address}/stat"));
+        query.add("timeout_ms", timeout.map(millis));
+        self.call(Request::builder().uri(query.0).body(empty())).await
+    }
+
+    /// The node's state.
+    ///
+    /// # Errors
+    /// The node's problem.
+    pub async fn status(&self) -> Result<Status, Problem> {
+        self.call(Request::builder().uri("/v1/status").body(empty())).await
+    }
+
+    /// A ticket that lets others join.
+    ///
+    /// # Errors
+    /// The node's problem.
+    pub async fn ticket(&self) -> Result<TicketResult, Problem> {
+        self.call(Request::builder().uri("/v1/ticket").body(empty())).await
+    }
+
+    /// Joins a cluster by a ticket or a member's address.
+    ///
+    /// # Errors
+    /// The node's problem.
+    pub async fn join(&self, target: &str, timeout: Option<Duration>) -> Result<JoinResult, Problem> {
+        let mut query = Query::new("/v1/join");
+        query.add("timeout_ms", timeout.map(millis));
+        let body = serde_json::to_vec(&JoinRequest { target: target.to_owned() })
+            .map_err(|error| Problem::new(Code::Other, error.to_string()))?;
+        let request = Request::builder()
+            .method(Method::POST)
+            .uri(query.0)
+            .header(CONTENT_TYPE, "application/json")
+            .body(full(body));
+        self.call(request).await
+    }
+
+    /// Waits in the node until it is ready and, where asked, knows `members` reachable members, itself included.
+    ///
+    /// # Errors
+    /// The node's problem, `timed_out` after the timeout.
+    pub async fn wait(&self, members: Option<u32>, timeout: Duration) -> Result<Status, Problem> {
+        let mut query = Query::new("/v1/wait");
+        query.add("members", members);
+        query.add("timeout_ms", Some(millis(timeout)));
+        self.call(Request::builder().uri(query.0).body(empty())).await
+    }
+
+    async fn call<T: DeserializeOwned>(&self, request: hyper::http::Result<Request<Body>>) -> Result<T, Problem> {
+        let response = self.send(request).await?;
+        let body = read_answer(response).await?;
+        serde_json::from_slice(&body)
+            .map_err(|error| Problem::new(Code::Other, format!("the node's answer cannot be read: {error}")))
+    }
+
+    /// Sends a request; anything but success comes back as the problem it carries.
+    async fn send(&self, request: hyper::http::Result<Request<Body>>) -> Result<Response<Incoming>, Problem> {
+        let request = request.map_err(|error| Problem::new(Code::Usage, error.to_string()))?;
+        let stream = UnixStream::connect(&self.socket).await.map_err(|error| self.unreachable(&error))?;
+        let (mut sender, connection) =
+            http1::handshake(TokioIo::new(stream)).await.map_err(|error| self.broken(&error))?;
+        // Ends by itself once the response has been read or dropped.
+        tokio::spawn(connection);
+        let response = sender.send_request(request).await.map_err(|error| self.broken(&error))?;
+        if response.status().is_success() {
+            return Ok(response);
+        }
+        let status = response.status();
+        let body = read_answer(response).await?;
+        Err(serde_json::from_slice(&body).unwrap_or_else(|_| unexpected(status)))
+    }
+
+    fn unreachable(&self, error: &io::Error) -> Problem {
+        Problem::new(Code::Unreachable, format!("no node answers at {}: {error}", self.socket.display()))
+    }
+
+    fn broken(&self, error: &hyper::Error) -> Problem {
+        let mut cause: &dyn std::error::Error = error;
+        while let Some(deeper) = cause.source() {
+            cause = deeper;
+        }
+        Problem::new(Code::Unreachable, format!("the node at {} broke off: {cause}", self.socket.display()))
+            .hint("It may have been stopped; look at its log.")
+    }
+}
+
+async fn read_answer(response: Response<Incoming>) -> Result<Bytes, Problem> {
+    let body = http_body_util::Limited::new(response.into_body(), ANSWER_LEN_MAX);
+    match body.collect().await {
+        Ok(collected) => Ok(collected.to_bytes()),
+        Err(error) => Err(Problem::new(Code::Unreachable, format!("the node broke off its answer: {error}"))),
+    }
+}
+
+fn unexpected(status: StatusCode) -> Problem {
+    let code = if status == StatusCode::NOT_FOUND { Code::UnsupportedVersion } else { Code::Other };
+    Problem::new(code, format!("the node answered {status}")).hint("Are node and command line of the same version?")
+}
+
+fn empty() -> Body {
+    Empty::new().map_err(never).boxed_unsync()
+}
+
+fn full(bytes: Vec<u8>) -> Body {
+    Full::new(Bytes::from(bytes)).map_err(never).boxed_unsync()
+}
+
+fn never(never: Infallible) -> io::Error {
+    match never {}
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// A path with a query of plain words and numbers, which need no escaping.
+struct Query(String);
+
+impl Query {
+    fn new(path: &str) -> Self {
+        Self(path.to_owned())
+    }
+
+    fn add(&mut self, name: &str, value: Option<impl std::fmt::Display>) {
+        if let Some(value) = value {
+            let joint = if self.0.contains('?') { '&' } else { '?' };
+            self.0.push_str(&format!("{joint}{name}={value}"));
+        }
+    }
+}

@@ -1,0 +1,197 @@
+//! The JSON documents of the local API. More fields may come; those here stay.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::Code;
+
+/// An error as the API sends it (`application/problem+json`) and as people read it: what failed, and what to try.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[error("{message}")]
+pub struct Problem {
+    /// What kind of failure.
+    pub code: Code,
+    /// What failed and the likely cause, in one or two sentences.
+    pub message: String,
+    /// The next thing to try, often a command.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub hint: Option<String>,
+}
+
+impl Problem {
+    /// A problem without a hint.
+    pub fn new(code: Code, message: impl Into<String>) -> Self {
+        Self { code, message: message.into(), hint: None }
+    }
+
+    /// The same problem with the next thing to try.
+    #[must_use]
+    pub fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+}
+
+/// An error on standard error under `--json`: `{"error": {...}}`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ErrorDocument {
+    /// The error.
+    pub error: ErrorBody,
+}
+
+/// The inside of an [`ErrorDocument`].
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ErrorBody {
+    /// What kind of failure.
+    pub code: Code,
+    /// What failed and the likely cause.
+    pub message: String,
+    /// The next thing to try.
+    pub hint: Option<String>,
+    /// The exit code of the process that printed this.
+    pub exit: u8,
+}
+
+impl From<&Problem> for ErrorDocument {
+    fn from(problem: &Problem) -> Self {
+        Self {
+            error: ErrorBody {
+                code: problem.code,
+                message: problem.message.clone(),
+                hint: problem.hint.clone(),
+                exit: problem.code.exit(),
+            },
+        }
+    }
+}
+
+/// Result of `POST /v1/content`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct PutResult {
+    /// BLAKE3 of the bytes, 64 hex digits.
+    pub address: String,
+    /// Bytes.
+    pub size: u64,
+    /// Copies that are durable and bound, the least of any part.
+    pub copies: u32,
+    /// Copies wanted.
+    pub replicas: u32,
+    /// Set when fewer copies than asked for were acknowledged in time; the node goes on trying.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub problem: Option<Problem>,
+}
+
+/// Result of `GET /v1/content/{address}/stat`, counted by asking the holders at that moment.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Stat {
+    /// BLAKE3 of the bytes, 64 hex digits.
+    pub address: String,
+    /// The same address as a CIDv1 (codec `raw`, hash `blake3`).
+    pub cid: String,
+    /// Bytes.
+    pub size: u64,
+    /// Leaves and indexes.
+    pub objects: u64,
+    /// Copies wanted.
+    pub replicas: u32,
+    /// The least number of durable, bound copies of any part.
+    pub copies_min: u32,
+    /// Peers that hold at least one part.
+    pub holders: Vec<String>,
+}
+
+/// Result of `GET /v1/status`. A part that is not built is absent, not zero.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Status {
+    /// This node's peer id.
+    pub peer: String,
+    /// Its name, for people.
+    pub name: String,
+    /// The cluster's id, 32 hex digits.
+    pub cluster: String,
+    /// Version of the node.
+    pub version: String,
+    /// Whether the node can do its work.
+    pub health: Health,
+    /// Why it is not `ok`, one sentence each.
+    pub reasons: Vec<String>,
+    /// How many members are in which state.
+    pub members: MemberCounts,
+    /// Where others reach this node, as multiaddresses ending in `/p2p/PEER`.
+    pub addresses: Vec<String>,
+    /// Objects in the store.
+    pub objects: u64,
+    /// Bytes of those objects.
+    pub bytes: u64,
+    /// The most bytes the store takes.
+    pub storage_max: u64,
+}
+
+/// Whether a node can do its work.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Health {
+    /// Everything works.
+    Ok,
+    /// Something needs attention.
+    Degraded,
+    /// Members are known, and none can be reached.
+    Isolated,
+}
+
+impl Health {
+    /// The word used in JSON.
+    pub fn word(self) -> &'static str {
+        match self {
+            Health::Ok => "ok",
+            Health::Degraded => "degraded",
+            Health::Isolated => "isolated",
+        }
+    }
+}
+
+/// Members by state, this node included.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MemberCounts {
+    /// Reachable now.
+    pub alive: u32,
+}
+
+/// Result of `GET /v1/ticket`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct TicketResult {
+    /// The ticket: a secret, because it holds the cluster key.
+    pub ticket: String,
+}
+
+/// Body of `POST /v1/join`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct JoinRequest {
+    /// A ticket, or a multiaddress of a member.
+    pub target: String,
+}
+
+/// Result of `POST /v1/join`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct JoinResult {
+    /// The member that answered.
+    pub peer: String,
+    /// The cluster this node is in now.
+    pub cluster: String,
+}
+
+/// What `--ready-file` holds once the node serves, and what `p2p-node init` prints with `--json`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Ready {
+    /// Process id.
+    pub pid: u32,
+    /// Peer id.
+    pub peer: String,
+    /// The home folder.
+    pub home: PathBuf,
+    /// The API socket.
+    pub socket: PathBuf,
+    /// Where others reach this node, as multiaddresses ending in `/p2p/PEER`.
+    pub addresses: Vec<String>,
+}
