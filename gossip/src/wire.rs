@@ -1,0 +1,20 @@
+//! Mechanism for talking to a peer: frames, codec, hello, and a link with credit over one long-lived stream.
+//!
+//! ```text
+//! Control::open ──> Streams (behaviour) ──> one substream ──> Link: hello, then frames both ways
+//! ```
+//!
+//! A peer is never trusted: every length is checked against a named cap before anything is allocated for it, a frame that
+//! has begun must end in bounded time, and what a peer may send without being read is bounded by the credit it was given.
+
+pub mod codec;
+pub mod frame;
+pub mod hello;
+pub mod link;
+pub mod streams;
+
+pub use codec::{DecodeError, decode, encode};
+pub use frame::{Cap, Frame, FrameError};
+pub use hello::{ClusterId, Hello, Versions};
+pub use link::{Link, LinkConfig, LinkError, Received};
+pub use streams::{Control, OpenError, Streams};

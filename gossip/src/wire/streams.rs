@@ -1,0 +1,305 @@
+//! Opens and accepts substreams of one protocol on the connections of a swarm, and hands them out.
+//!
+//! The substreams are driven by whoever gets them, outside the swarm's loop, so that bulk never passes through it. Unlike
+//! `libp2p-stream`, a failed dial answers the caller, several streams can be opened at once, and inbound streams that
+//! nobody takes are counted and dropped rather than waited for (rust-libp2p#6157, #5651).
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use libp2p::core::transport::PortUse;
+use libp2p::core::upgrade::ReadyUpgrade;
+use libp2p::core::{Endpoint, Multiaddr};
+use libp2p::swarm::behaviour::{ConnectionClosed, ConnectionEstablished, DialFailure};
+use libp2p::swarm::dial_opts::{DialOpts, PeerCondition};
+use libp2p::swarm::handler::{ConnectionEvent, DialUpgradeError, FullyNegotiatedInbound, FullyNegotiatedOutbound};
+use libp2p::swarm::{
+    ConnectionDenied, ConnectionHandler, ConnectionHandlerEvent, ConnectionId, FromSwarm, NetworkBehaviour,
+    NotifyHandler, Stream, StreamProtocol, StreamUpgradeError, SubstreamProtocol, THandler, THandlerInEvent,
+    THandlerOutEvent, ToSwarm,
+};
+use libp2p::PeerId;
+use tokio::sync::{mpsc, oneshot};
+
+/// Requests for streams that wait for the swarm.
+const COMMANDS_MAX: usize = 256;
+
+/// Callers that wait for one peer to be dialed.
+const WAITING_PER_PEER_MAX: usize = 16;
+
+/// Inbound streams that wait to be taken.
+const INBOUND_QUEUE_LEN: usize = 64;
+
+/// Longest time from asking for a stream to having it, dial included.
+pub const OPEN_TIME_MAX: Duration = Duration::from_secs(10);
+
+/// Why no stream could be had.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum OpenError {
+    /// The peer could not be reached.
+    #[error("cannot be reached: {0}")]
+    Unreachable(String),
+    /// The peer does not speak the protocol.
+    #[error("does not speak this protocol")]
+    Unsupported,
+    /// It took too long.
+    #[error("no stream within {OPEN_TIME_MAX:?}")]
+    TimedOut,
+    /// Too many wait already.
+    #[error("too many streams are being opened")]
+    Busy,
+    /// The swarm is gone.
+    #[error("the node is stopping")]
+    Stopped,
+}
+
+type Reply = oneshot::Sender<Result<Stream, OpenError>>;
+
+#[derive(Debug)]
+struct Open {
+    peer: PeerId,
+    reply: Reply,
+}
+
+/// Asks for streams. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Control {
+    commands: mpsc::Sender<Open>,
+}
+
+impl Control {
+    /// Opens a stream to a peer, dialing it where there is no connection. Answers within [`OPEN_TIME_MAX`].
+    ///
+    /// # Errors
+    /// Why there is none; nothing is left behind.
+    pub async fn open(&self, peer: PeerId) -> Result<Stream, OpenError> {
+        let (reply, answer) = oneshot::channel();
+        let open = async {
+            self.commands.send(Open { peer, reply }).await.map_err(|_gone| OpenError::Stopped)?;
+            answer.await.unwrap_or(Err(OpenError::Stopped))
+        };
+        tokio::time::timeout(OPEN_TIME_MAX, open).await.unwrap_or(Err(OpenError::TimedOut))
+    }
+}
+
+/// Streams that peers opened, in order of arrival.
+pub type Inbound = mpsc::Receiver<(PeerId, Stream)>;
+
+/// The behaviour: one protocol, any number of peers.
+pub struct Streams {
+    protocol: StreamProtocol,
+    commands: mpsc::Receiver<Open>,
+    inbound: mpsc::Sender<(PeerId, Stream)>,
+    inbound_dropped: Arc<AtomicU64>,
+    connections: BTreeMap<PeerId, Vec<ConnectionId>>,
+    waiting: BTreeMap<PeerId, Vec<Reply>>,
+    events: VecDeque<ToSwarm<(), Reply>>,
+}
+
+impl Streams {
+    /// A behaviour with the handle that opens streams and the queue of those that peers open.
+    pub fn new(protocol: StreamProtocol) -> (Self, Control, Inbound) {
+        let (sender, commands) = mpsc::channel(COMMANDS_MAX);
+        let (inbound, accepted) = mpsc::channel(INBOUND_QUEUE_LEN);
+        let behaviour = Self {
+            protocol,
+            commands,
+            inbound,
+            inbound_dropped: Arc::default(),
+            connections: BTreeMap::new(),
+            waiting: BTreeMap::new(),
+            events: VecDeque::new(),
+        };
+        (behaviour, Control { commands: sender }, accepted)
+    }
+
+    /// How many inbound streams were dropped because nobody took them in time.
+    pub fn inbound_dropped(&self) -> Arc<AtomicU64> {
+        self.inbound_dropped.clone()
+    }
+
+    fn on_command(&mut self, Open { peer, reply }: Open) {
+        if let Some(connection) = self.connections.get(&peer).and_then(|all| all.last()) {
+            let handler = NotifyHandler::One(*connection);
+            self.events.push_back(ToSwarm::NotifyHandler { peer_id: peer, handler, event: reply });
+            return;
+        }
+        let waiting = self.waiting.entry(peer).or_default();
+        // Callers that gave up make room.
+        waiting.retain(|reply| !reply.is_closed());
+        if waiting.len() >= WAITING_PER_PEER_MAX {
+            let _ = reply.send(Err(OpenError::Busy));
+            return;
+        }
+        waiting.push(reply);
+        let opts = DialOpts::peer_id(peer)
+            .condition(PeerCondition::DisconnectedAndNotDialing)
+            .allocate_new_port()
+            .build();
+        self.events.push_back(ToSwarm::Dial { opts });
+    }
+
+    fn on_connected(&mut self, peer: PeerId, connection: ConnectionId) {
+        self.connections.entry(peer).or_default().push(connection);
+        for reply in self.waiting.remove(&peer).unwrap_or_default() {
+            let handler = NotifyHandler::One(connection);
+            self.events.push_back(ToSwarm::NotifyHandler { peer_id: peer, handler, event: reply });
+        }
+    }
+
+    fn on_disconnected(&mut self, peer: PeerId, connection: ConnectionId) {
+        if let Some(all) = self.connections.get_mut(&peer) {
+            all.retain(|other| *other != connection);
+            if all.is_empty() {
+                self.connections.remove(&peer);
+            }
+        }
+    }
+
+    fn on_dial_failure(&mut self, peer: PeerId, reason: &str) {
+        // Another dial may still be under way; its failure will come too, so no caller waits for nothing.
+        for reply in self.waiting.remove(&peer).unwrap_or_default() {
+            let _ = reply.send(Err(OpenError::Unreachable(reason.to_owned())));
+        }
+    }
+}
+
+impl NetworkBehaviour for Streams {
+    type ConnectionHandler = Handler;
+    type ToSwarm = ();
+
+    fn handle_established_inbound_connection(
+        &mut self,
+        _: ConnectionId,
+        _: PeerId,
+        _: &Multiaddr,
+        _: &Multiaddr,
+    ) -> Result<THandler<Self>, ConnectionDenied> {
+        Ok(Handler::new(self.protocol.clone()))
+    }
+
+    fn handle_established_outbound_connection(
+        &mut self,
+        _: ConnectionId,
+        _: PeerId,
+        _: &Multiaddr,
+        _: Endpoint,
+        _: PortUse,
+    ) -> Result<THandler<Self>, ConnectionDenied> {
+        Ok(Handler::new(self.protocol.clone()))
+    }
+
+    fn on_swarm_event(&mut self, event: FromSwarm) {
+        match event {
+            FromSwarm::ConnectionEstablished(ConnectionEstablished { peer_id, connection_id, .. }) => {
+                self.on_connected(peer_id, connection_id);
+            }
+            FromSwarm::ConnectionClosed(ConnectionClosed { peer_id, connection_id, .. }) => {
+                self.on_disconnected(peer_id, connection_id);
+            }
+            FromSwarm::DialFailure(DialFailure { peer_id: Some(peer), error, .. }) => {
+                // The condition was not met: somebody else dials already, and that dial decides.
+                if !matches!(error, libp2p::swarm::DialError::DialPeerConditionFalse(_)) {
+                    self.on_dial_failure(peer, &error.to_string());
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn on_connection_handler_event(&mut self, peer: PeerId, _: ConnectionId, event: THandlerOutEvent<Self>) {
+        if self.inbound.try_send((peer, event)).is_err() {
+            self.inbound_dropped.fetch_add(1, Ordering::Relaxed);
+            tracing::debug!(%peer, "dropped an inbound stream: too many wait");
+        }
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<ToSwarm<Self::ToSwarm, THandlerInEvent<Self>>> {
+        loop {
+            if let Some(event) = self.events.pop_front() {
+                return Poll::Ready(event);
+            }
+            match self.commands.poll_recv(cx) {
+                Poll::Ready(Some(open)) => self.on_command(open),
+                Poll::Ready(None) | Poll::Pending => return Poll::Pending,
+            }
+        }
+    }
+}
+
+/// One connection's part: asks for outbound substreams, passes inbound ones up.
+pub struct Handler {
+    protocol: StreamProtocol,
+    wanted: VecDeque<Reply>,
+    accepted: VecDeque<Stream>,
+}
+
+impl Handler {
+    fn new(protocol: StreamProtocol) -> Self {
+        Self { protocol, wanted: VecDeque::new(), accepted: VecDeque::new() }
+    }
+
+    fn upgrade(&self) -> ReadyUpgrade<StreamProtocol> {
+        ReadyUpgrade::new(self.protocol.clone())
+    }
+}
+
+impl ConnectionHandler for Handler {
+    type FromBehaviour = Reply;
+    type ToBehaviour = Stream;
+    type InboundProtocol = ReadyUpgrade<StreamProtocol>;
+    type OutboundProtocol = ReadyUpgrade<StreamProtocol>;
+    type InboundOpenInfo = ();
+    type OutboundOpenInfo = Reply;
+
+    fn listen_protocol(&self) -> SubstreamProtocol<Self::InboundProtocol> {
+        SubstreamProtocol::new(self.upgrade(), ())
+    }
+
+    fn on_behaviour_event(&mut self, reply: Reply) {
+        self.wanted.push_back(reply);
+    }
+
+    fn on_connection_event(
+        &mut self,
+        event: ConnectionEvent<'_, Self::InboundProtocol, Self::OutboundProtocol, (), Reply>,
+    ) {
+        match event {
+            ConnectionEvent::FullyNegotiatedInbound(FullyNegotiatedInbound { protocol: stream, info: () }) => {
+                self.accepted.push_back(stream);
+            }
+            ConnectionEvent::FullyNegotiatedOutbound(FullyNegotiatedOutbound { protocol: stream, info: reply }) => {
+                // A caller that gave up gets nothing; dropping the stream closes it.
+                let _ = reply.send(Ok(stream));
+            }
+            ConnectionEvent::DialUpgradeError(DialUpgradeError { info: reply, error }) => {
+                let _ = reply.send(Err(match error {
+                    StreamUpgradeError::Timeout => OpenError::TimedOut,
+                    StreamUpgradeError::NegotiationFailed => OpenError::Unsupported,
+                    StreamUpgradeError::Io(error) => OpenError::Unreachable(error.to_string()),
+                    StreamUpgradeError::Apply(never) => match never {},
+                }));
+            }
+            _ => {}
+        }
+    }
+
+    fn poll(
+        &mut self,
+        _: &mut Context<'_>,
+    ) -> Poll<ConnectionHandlerEvent<Self::OutboundProtocol, Self::OutboundOpenInfo, Self::ToBehaviour>> {
+        if let Some(stream) = self.accepted.pop_front() {
+            return Poll::Ready(ConnectionHandlerEvent::NotifyBehaviour(stream));
+        }
+        while let Some(reply) = self.wanted.pop_front() {
+            if !reply.is_closed() {
+                let protocol = SubstreamProtocol::new(self.upgrade(), reply);
+                return Poll::Ready(ConnectionHandlerEvent::OutboundSubstreamRequest { protocol });
+            }
+        }
+        Poll::Pending
+    }
+}
