@@ -1,0 +1,174 @@
+//! Holds: why a node keeps an object.
+//!
+//! Whoever uploads names the upload, and every object that is pushed under that name is held. At the end the upload is
+//! *bound* to the file it became: from then on its holds stay. An upload that is never bound expires after
+//! [`UNBOUND_TIME_MAX`]; objects without a hold are cache and go, oldest first, when room is needed.
+//!
+//! Every function here is one rule, to be run inside a transaction.
+
+use std::time::Duration;
+
+use crate::object::Object;
+use crate::store::{Found, ObjectTx, ObjectView, Row, RunTime, StoreResult, UploadId};
+use crate::tree::{ObjectRef, RootId};
+
+/// How long an upload that is not bound is kept after its last sign, in running time of the store.
+pub const UNBOUND_TIME_MAX: Duration = Duration::from_secs(24 * 3600);
+
+/// The part of the configured size that may be filled, in percent: the rest is left for what is already promised.
+pub const FILL_PERCENT_MAX: u64 = 95;
+
+/// Objects that one transaction collects at most, so that it stays short.
+const COLLECTED_PER_TX: u32 = 128;
+
+/// Whether an object was taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stored {
+    /// It is here, and held where an upload was named.
+    Stored,
+    /// There is no room.
+    Full,
+}
+
+/// What a node has to say to a bind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Bound {
+    /// The holds stay.
+    Bound,
+    /// It holds only so many objects of this upload; nothing was bound.
+    Missing(u64),
+}
+
+/// Keeps an object, under an upload or as cache.
+///
+/// # Errors
+/// When the store fails.
+pub fn store(tx: &mut dyn ObjectTx, object: &Object, upload: Option<UploadId>) -> StoreResult<Stored> {
+    let row = match tx.find(object.reference())? {
+        Some(found) => found.row,
+        None if !make_room(tx, object.payload().len() as u64)? => return Ok(Stored::Full),
+        None => tx.insert(object)?,
+    };
+    if let Some(upload) = upload {
+        touch(tx, upload)?;
+        tx.hold(row, upload)?;
+    }
+    Ok(Stored::Stored)
+}
+
+/// Holds those of some objects that are here; says of each whether it is wanted, because it is not.
+///
+/// # Errors
+/// When the store fails.
+pub fn offer(tx: &mut dyn ObjectTx, upload: UploadId, objects: &[ObjectRef]) -> StoreResult<Vec<bool>> {
+    touch(tx, upload)?;
+    let mut wanted = Vec::with_capacity(objects.len());
+    for reference in objects {
+        let found = tx.find(reference)?;
+        if let Some(Found { row, .. }) = found {
+            tx.hold(row, upload)?;
+        }
+        wanted.push(found.is_none());
+    }
+    Ok(wanted)
+}
+
+/// Makes the holds of an upload stay, if they are at least `objects`.
+///
+/// # Errors
+/// When the store fails.
+pub fn bind(tx: &mut dyn ObjectTx, upload: UploadId, root: RootId, objects: u64) -> StoreResult<Bound> {
+    let known = tx.upload(upload)?;
+    let held = known.map_or(0, |upload| upload.objects);
+    // An upload is one file: bound to another root it holds nothing of this one.
+    let other = known.and_then(|upload| upload.root).is_some_and(|bound| bound != root);
+    if other || held < objects || held == 0 {
+        return Ok(Bound::Missing(if other { 0 } else { held }));
+    }
+    tx.set_upload(upload, Some(root), tx.now())?;
+    Ok(Bound::Bound)
+}
+
+/// Takes note that an upload is still going on.
+///
+/// # Errors
+/// When the store fails.
+pub fn keep(tx: &mut dyn ObjectTx, upload: UploadId) -> StoreResult<()> {
+    if tx.upload(upload)?.is_some() { touch(tx, upload) } else { Ok(()) }
+}
+
+/// Lets go of up to a transaction's worth of an upload's holds; true when the upload is gone. To be repeated until then.
+///
+/// # Errors
+/// When the store fails.
+pub fn release(tx: &mut dyn ObjectTx, upload: UploadId) -> StoreResult<bool> {
+    tx.release(upload, COLLECTED_PER_TX)
+}
+
+/// Forgets that an upload lacks copies, and starts to let go of what was held for it.
+///
+/// # Errors
+/// When the store fails.
+pub fn settle(tx: &mut dyn ObjectTx, staging: UploadId) -> StoreResult<bool> {
+    tx.remove_pending(staging)?;
+    release(tx, staging)
+}
+
+/// Lets go of uploads that nobody has spoken of for [`UNBOUND_TIME_MAX`]; true if something is left to do. To be repeated
+/// until then.
+///
+/// # Errors
+/// When the store fails.
+pub fn expire(tx: &mut dyn ObjectTx) -> StoreResult<bool> {
+    let Some(before) = tx.now().0.checked_sub(UNBOUND_TIME_MAX) else { return Ok(false) };
+    let pending: Vec<UploadId> = tx.pending()?.into_iter().map(|pending| pending.staging).collect();
+    let stale = tx.stale_uploads(RunTime(before), pending.len() as u32 + 1)?;
+    // What this node itself has yet to spread is not stale, however long that takes.
+    match stale.into_iter().find(|upload| !pending.contains(upload)) {
+        Some(upload) => {
+            release(tx, upload)?;
+            Ok(true)
+        }
+        None => Ok(false),
+    }
+}
+
+/// How many of some objects are here with a hold bound to `root`: one flag each.
+///
+/// # Errors
+/// When the store fails.
+pub fn bound(view: &mut dyn ObjectView, root: &RootId, objects: &[ObjectRef]) -> StoreResult<Vec<bool>> {
+    let is_bound = |reference: &ObjectRef| match view.find(reference)? {
+        Some(found) => view.is_bound(found.row, root),
+        None => Ok(false),
+    };
+    objects.iter().map(is_bound).collect()
+}
+
+/// Frees cache and expired uploads until `bytes` more fit; false if they do not.
+fn make_room(tx: &mut dyn ObjectTx, bytes: u64) -> StoreResult<bool> {
+    let limit = tx.bytes_max() / 100 * FILL_PERCENT_MAX;
+    let mut used = tx.totals()?.bytes;
+    if used + bytes > limit {
+        // One batch: what else has expired goes with the next object, or by the regular collection.
+        expire(tx)?;
+    }
+    while used + bytes > limit {
+        let oldest: Vec<Row> = tx.oldest_cache(COLLECTED_PER_TX)?;
+        if oldest.is_empty() {
+            return Ok(false);
+        }
+        for row in oldest {
+            if used + bytes <= limit {
+                break;
+            }
+            used -= tx.remove(row)?;
+        }
+    }
+    Ok(true)
+}
+
+fn touch(tx: &mut dyn ObjectTx, upload: UploadId) -> StoreResult<()> {
+    let root = tx.upload(upload)?.and_then(|upload| upload.root);
+    tx.set_upload(upload, root, tx.now())
+}

@@ -1,0 +1,325 @@
+//! What every object store owes, whatever it is made of: one suite, run on each.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::{ObjectStore, Pending, StoreError, UploadId};
+use crate::hold::{self, Bound, Stored, UNBOUND_TIME_MAX};
+use crate::object::Object;
+use crate::tree::{Id, ObjectRef, RootId};
+
+/// A kind of store under test.
+pub trait Subject {
+    /// The store.
+    type Store: ObjectStore;
+
+    /// A new, empty one for at most so many bytes.
+    fn open(&self, bytes_max: u64) -> Self::Store;
+
+    /// Lets its running time pass.
+    fn advance(&self, store: &Self::Store, time: Duration);
+}
+
+/// Runs the whole suite.
+///
+/// # Panics
+/// When a promise is not kept.
+pub async fn check(subject: &impl Subject) {
+    objects_come_back_as_they_were(&subject.open(u64::MAX)).await;
+    a_reference_with_another_position_finds_nothing(&subject.open(u64::MAX)).await;
+    the_same_object_twice_takes_no_more_room(&subject.open(u64::MAX)).await;
+    a_failed_rule_leaves_nothing(&subject.open(u64::MAX)).await;
+    an_offer_holds_what_is_there_and_wants_the_rest(&subject.open(u64::MAX)).await;
+    a_bind_needs_every_object_and_one_root(&subject.open(u64::MAX)).await;
+    cache_makes_room_oldest_first_and_held_objects_never(&subject.open(1000)).await;
+    pending_uploads_are_remembered_until_settled(&subject.open(u64::MAX)).await;
+    unbound_uploads_expire_and_bound_ones_do_not(subject).await;
+    what_expired_makes_room(subject).await;
+}
+
+/// Runs the same random operations on two stores, and compares all that can be seen of them after each.
+///
+/// # Panics
+/// When they differ.
+pub async fn check_same_history(a: &impl ObjectStore, b: &impl ObjectStore, seed: u64, steps: u32) {
+    let mut dice = Dice(seed);
+    for step in 0..steps {
+        let action = Action::roll(&mut dice);
+        let (x, y) = (action.clone().run(a).await, action.clone().run(b).await);
+        assert_eq!(x, y, "seed {seed}, step {step}: {action:?}");
+        assert_eq!(visible(a).await, visible(b).await, "seed {seed}, after step {step}: {action:?}");
+    }
+}
+
+const UPLOAD: UploadId = UploadId([1; 16]);
+const OTHER: UploadId = UploadId([2; 16]);
+
+/// The object number `n`, of 100 bytes.
+fn object(n: u8) -> Object {
+    Object::whole_file(vec![n; 100].into())
+}
+
+fn root(object: &Object) -> RootId {
+    match object.reference().id {
+        Id::Root(root) => root,
+        Id::Subtree(_) => panic!("a whole file has a root"),
+    }
+}
+
+async fn put<S: ObjectStore>(store: &S, object: &Object, upload: Option<UploadId>) -> Stored {
+    let object = object.clone();
+    store.write(100, move |tx| hold::store(tx, &object, upload)).await.expect("the store works")
+}
+
+async fn has<S: ObjectStore>(store: &S, object: &Object) -> bool {
+    let reference = *object.reference();
+    store.read(move |view| view.find(&reference)).await.expect("the store works").is_some()
+}
+
+async fn bind<S: ObjectStore>(store: &S, upload: UploadId, root: RootId, objects: u64) -> Bound {
+    store.write(0, move |tx| hold::bind(tx, upload, root, objects)).await.expect("the store works")
+}
+
+async fn expire_all<S: ObjectStore>(store: &S) {
+    while store.write(0, hold::expire).await.expect("the store works") {}
+}
+
+async fn objects_come_back_as_they_were<S: ObjectStore>(store: &S) {
+    let empty = Object::whole_file(Bytes::new());
+    let leaf = Object::leaf(vec![3; 1 << 20].into(), 5 << 20);
+    for object in [empty, object(1), leaf] {
+        assert_eq!(put(store, &object, None).await, Stored::Stored);
+        let reference = *object.reference();
+        let found = store.read(move |view| view.object(&reference)).await.expect("the store works");
+        assert_eq!(found.as_ref(), Some(&object));
+        if let Id::Root(root) = reference.id {
+            let found = store.read(move |view| view.root(&root)).await.expect("the store works");
+            assert_eq!(found, Some(object));
+        }
+    }
+    let totals = store.read(|view| view.totals()).await.expect("the store works");
+    assert_eq!((totals.objects, totals.bytes), (3, 100 + (1 << 20)));
+}
+
+async fn a_reference_with_another_position_finds_nothing<S: ObjectStore>(store: &S) {
+    let leaf = Object::leaf(vec![3; 2048].into(), 1 << 20);
+    put(store, &leaf, None).await;
+    let right = *leaf.reference();
+    for wrong in [ObjectRef { offset: 0, ..right }, ObjectRef { len: 2047, ..right }] {
+        assert!(store.read(move |view| view.find(&wrong)).await.expect("the store works").is_none());
+        assert!(store.read(move |view| view.object(&wrong)).await.expect("the store works").is_none());
+    }
+}
+
+async fn the_same_object_twice_takes_no_more_room<S: ObjectStore>(store: &S) {
+    put(store, &object(1), None).await;
+    put(store, &object(1), Some(UPLOAD)).await;
+    put(store, &object(1), Some(UPLOAD)).await;
+    put(store, &object(1), Some(OTHER)).await;
+    let totals = store.read(|view| view.totals()).await.expect("the store works");
+    assert_eq!((totals.objects, totals.bytes), (1, 100));
+    let upload = store.read(|view| view.upload(UPLOAD)).await.expect("the store works").expect("known");
+    assert_eq!(upload.objects, 1);
+    let reference = *object(1).reference();
+    let found = store.read(move |view| view.find(&reference)).await.expect("the store works").expect("there");
+    assert_eq!(found.holds, 2);
+}
+
+async fn a_failed_rule_leaves_nothing<S: ObjectStore>(store: &S) {
+    let failed: Result<(), StoreError> = store
+        .write(100, |tx| {
+            hold::store(tx, &object(1), Some(UPLOAD))?;
+            Err(StoreError::Failed("on purpose".into()))
+        })
+        .await;
+    assert!(failed.is_err());
+    assert!(!has(store, &object(1)).await);
+    assert!(store.read(|view| view.upload(UPLOAD)).await.expect("the store works").is_none());
+}
+
+async fn an_offer_holds_what_is_there_and_wants_the_rest<S: ObjectStore>(store: &S) {
+    put(store, &object(1), None).await;
+    let offered = vec![*object(1).reference(), *object(2).reference()];
+    let wanted = store.write(0, move |tx| hold::offer(tx, UPLOAD, &offered)).await.expect("the store works");
+    assert_eq!(wanted, [false, true]);
+    let upload = store.read(|view| view.upload(UPLOAD)).await.expect("the store works").expect("known");
+    assert_eq!((upload.objects, upload.root), (1, None));
+}
+
+async fn a_bind_needs_every_object_and_one_root<S: ObjectStore>(store: &S) {
+    let this = root(&object(1));
+    assert_eq!(bind(store, UPLOAD, this, 1).await, Bound::Missing(0));
+    put(store, &object(1), Some(UPLOAD)).await;
+    assert_eq!(bind(store, UPLOAD, this, 2).await, Bound::Missing(1));
+    let bound = |store: &S| {
+        let store = store.clone();
+        async move { store.read(move |view| hold::bound(view, &this, &[*object(1).reference()])).await }
+    };
+    assert_eq!(bound(store).await.expect("the store works"), [false]);
+    assert_eq!(bind(store, UPLOAD, this, 1).await, Bound::Bound);
+    assert_eq!(bound(store).await.expect("the store works"), [true]);
+    assert_eq!(bind(store, UPLOAD, this, 1).await, Bound::Bound, "a repeated bind is no mistake");
+    assert_eq!(bind(store, UPLOAD, root(&object(2)), 1).await, Bound::Missing(0));
+    assert_eq!(bound(store).await.expect("the store works"), [true]);
+}
+
+async fn cache_makes_room_oldest_first_and_held_objects_never<S: ObjectStore>(store: &S) {
+    // 950 bytes may be used: nine objects.
+    put(store, &object(0), Some(UPLOAD)).await;
+    for n in 1..9 {
+        assert_eq!(put(store, &object(n), None).await, Stored::Stored);
+    }
+    // The oldest becomes the newest by being held and let go.
+    put(store, &object(1), Some(OTHER)).await;
+    assert!(store.write(0, |tx| hold::release(tx, OTHER)).await.expect("the store works"));
+    assert_eq!(put(store, &object(9), Some(UPLOAD)).await, Stored::Stored);
+    assert!(!has(store, &object(2)).await);
+    for n in [0, 1, 3, 4, 5, 6, 7, 8, 9] {
+        assert!(has(store, &object(n)).await, "{n}");
+    }
+    for n in 10..17 {
+        assert_eq!(put(store, &object(n), Some(UPLOAD)).await, Stored::Stored);
+    }
+    assert_eq!(put(store, &object(17), None).await, Stored::Full);
+    assert_eq!(put(store, &object(17), Some(UPLOAD)).await, Stored::Full);
+    assert!(!has(store, &object(17)).await);
+    assert_eq!(put(store, &object(16), Some(OTHER)).await, Stored::Stored, "what is there needs no room");
+}
+
+async fn pending_uploads_are_remembered_until_settled<S: ObjectStore>(store: &S) {
+    let pending =
+        Pending { staging: UPLOAD, copies: OTHER, root: root(&object(1)), len: u64::MAX >> 1, replicas: 3 };
+    put(store, &object(1), Some(UPLOAD)).await;
+    store.write(0, move |tx| tx.add_pending(&pending)).await.expect("the store works");
+    assert_eq!(store.read(|view| view.pending()).await.expect("the store works"), [pending]);
+    assert!(store.write(0, |tx| hold::settle(tx, UPLOAD)).await.expect("the store works"));
+    assert!(store.read(|view| view.pending()).await.expect("the store works").is_empty());
+    assert!(store.read(|view| view.upload(UPLOAD)).await.expect("the store works").is_none());
+    assert!(has(store, &object(1)).await, "it is cache now");
+}
+
+async fn unbound_uploads_expire_and_bound_ones_do_not(subject: &impl Subject) {
+    let store = subject.open(u64::MAX);
+    let staging = UploadId([3; 16]);
+    let pending = Pending { staging, copies: UPLOAD, root: root(&object(4)), len: 100, replicas: 3 };
+    put(&store, &object(1), Some(UPLOAD)).await;
+    put(&store, &object(2), Some(OTHER)).await;
+    put(&store, &object(4), Some(staging)).await;
+    store.write(0, move |tx| tx.add_pending(&pending)).await.expect("the store works");
+    assert_eq!(bind(&store, OTHER, root(&object(2)), 1).await, Bound::Bound);
+    subject.advance(&store, UNBOUND_TIME_MAX - Duration::from_secs(60));
+    expire_all(&store).await;
+    assert!(store.read(|view| view.upload(UPLOAD)).await.expect("the store works").is_some());
+    store.write(0, |tx| hold::keep(tx, UPLOAD)).await.expect("the store works");
+    subject.advance(&store, Duration::from_secs(120));
+    expire_all(&store).await;
+    assert!(store.read(|view| view.upload(UPLOAD)).await.expect("the store works").is_some(), "it was kept");
+    subject.advance(&store, UNBOUND_TIME_MAX);
+    expire_all(&store).await;
+    let view = store.read(move |view| Ok((view.upload(UPLOAD)?, view.upload(OTHER)?, view.upload(staging)?)));
+    let (unbound, bound, pending) = view.await.expect("the store works");
+    assert!(unbound.is_none());
+    assert!(bound.is_some());
+    assert!(pending.is_some(), "what has yet to be spread stays");
+    assert!(has(&store, &object(1)).await, "it is cache now");
+}
+
+async fn what_expired_makes_room(subject: &impl Subject) {
+    let store = subject.open(1000);
+    for n in 0..9 {
+        put(&store, &object(n), Some(UPLOAD)).await;
+    }
+    assert_eq!(put(&store, &object(9), Some(OTHER)).await, Stored::Full);
+    subject.advance(&store, UNBOUND_TIME_MAX + Duration::from_secs(1));
+    assert_eq!(put(&store, &object(9), Some(OTHER)).await, Stored::Stored);
+}
+
+/// A small generator of repeatable numbers (SplitMix64, Steele et al. 2014).
+struct Dice(u64);
+
+impl Dice {
+    fn roll(&mut self, sides: u64) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (z ^ (z >> 31)) % sides
+    }
+}
+
+#[derive(Clone, Debug)]
+enum Action {
+    Store(u8, Option<u8>),
+    Offer(u8, Vec<u8>),
+    Bind(u8, u8, u64),
+    Release(u8),
+    Pend(u8, u8),
+    Settle(u8),
+    Expire,
+}
+
+impl Action {
+    fn roll(dice: &mut Dice) -> Self {
+        let (object, upload) = (dice.roll(14) as u8, dice.roll(4) as u8);
+        match dice.roll(10) {
+            0..4 => Action::Store(object, (dice.roll(3) > 0).then_some(upload)),
+            4 => Action::Offer(upload, (0..dice.roll(4)).map(|_| dice.roll(14) as u8).collect()),
+            5 => Action::Bind(upload, object, dice.roll(3)),
+            6 => Action::Release(upload),
+            7 => Action::Pend(upload, object),
+            8 => Action::Settle(upload),
+            _ => Action::Expire,
+        }
+    }
+
+    /// Does it, and tells the outcome as text.
+    async fn run<S: ObjectStore>(self, store: &S) -> String {
+        let id = |n: u8| UploadId([n; 16]);
+        let outcome = store.write(100, move |tx| {
+            Ok(match self {
+                Action::Store(n, upload) => format!("{:?}", hold::store(tx, &object(n), upload.map(id))?),
+                Action::Offer(upload, objects) => {
+                    let references: Vec<ObjectRef> = objects.iter().map(|n| *object(*n).reference()).collect();
+                    format!("{:?}", hold::offer(tx, id(upload), &references)?)
+                }
+                Action::Bind(upload, n, objects) => {
+                    format!("{:?}", hold::bind(tx, id(upload), root(&object(n)), objects)?)
+                }
+                Action::Release(upload) => format!("{:?}", hold::release(tx, id(upload))?),
+                Action::Pend(upload, n) => {
+                    let (staging, copies) = (id(upload), id(upload + 100));
+                    let pending = Pending { staging, copies, root: root(&object(n)), len: 100, replicas: 3 };
+                    format!("{:?}", tx.add_pending(&pending)?)
+                }
+                Action::Settle(upload) => format!("{:?}", hold::settle(tx, id(upload))?),
+                Action::Expire => format!("{:?}", hold::expire(tx)?),
+            })
+        });
+        outcome.await.expect("the store works")
+    }
+}
+
+/// All that can be seen of a store that only holds the objects and uploads of [`Action`].
+async fn visible<S: ObjectStore>(store: &S) -> String {
+    let query = store.read(|view| {
+        let mut seen = vec![format!("{:?} {:?}", view.totals()?, view.pending()?.iter().collect::<Vec<_>>())];
+        let roots: BTreeSet<RootId> = (0..14).map(|n| root(&object(n))).collect();
+        for n in 0..14 {
+            let reference = *object(n).reference();
+            let Some(found) = view.find(&reference)? else { continue };
+            let mut bound = Vec::new();
+            for root in &roots {
+                bound.push(view.is_bound(found.row, root)?);
+            }
+            seen.push(format!("{n} {} {bound:?} {}", found.holds, view.object(&reference)?.is_some()));
+        }
+        for n in 0..4 {
+            let upload = view.upload(UploadId([n; 16]))?;
+            seen.push(format!("{:?}", upload.map(|upload| (upload.root, upload.objects))));
+        }
+        Ok(seen.join("\n"))
+    });
+    query.await.expect("the store works")
+}
