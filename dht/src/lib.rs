@@ -1,8 +1,12 @@
 //! Content: files under the BLAKE3 hash of their bytes, kept on several members, fetched from any of them.
 
+pub mod get;
 pub mod hold;
+pub mod message;
 pub mod object;
 pub mod placement;
+pub mod put;
+pub mod search;
 pub mod store;
 #[cfg(test)]
 mod testing;
