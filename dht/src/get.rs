@@ -36,6 +36,15 @@ impl Range {
     pub const ALL: Range = Range { start: 0, end: None };
 }
 
+/// What of a file is wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wanted {
+    /// Its bytes, in order.
+    Bytes(Range),
+    /// Its indexes, or its only leaf: all that is needed to name its objects.
+    Indexes,
+}
+
 /// How one get behaves.
 #[derive(Clone, Copy, Debug)]
 pub struct GetConfig {
@@ -95,7 +104,8 @@ pub enum Effect {
     Abandon(Part, PeerId),
     /// The file exists and has this length.
     Found(u64),
-    /// The next leaf of the file; the first and the last may reach beyond the range.
+    /// The next leaf of the file, of which the first and the last may reach beyond the range; or, where indexes are wanted,
+    /// one of them, in any order.
     Deliver(Object),
     /// All was delivered.
     Finished,
@@ -124,6 +134,7 @@ pub enum GetError {
 pub struct Get {
     config: GetConfig,
     root: RootId,
+    wanted: Wanted,
     range: Range,
     parts: BTreeMap<Part, PartState>,
     members: Vec<PeerId>,
@@ -156,11 +167,16 @@ struct PartState {
 
 impl Get {
     /// A get that waits for [`Input::Start`].
-    pub fn new(config: GetConfig, root: RootId, range: Range, now: Instant) -> Self {
+    pub fn new(config: GetConfig, root: RootId, wanted: Wanted, now: Instant) -> Self {
+        let range = match wanted {
+            Wanted::Bytes(range) => range,
+            Wanted::Indexes => Range::ALL,
+        };
         Self {
             next_offset: range.start / config.geometry.leaf_len * config.geometry.leaf_len,
             config,
             root,
+            wanted,
             range,
             parts: BTreeMap::new(),
             members: Vec::new(),
@@ -325,7 +341,14 @@ impl Get {
     /// A new object of the file: an index leads to more parts, a leaf goes to the reader in its turn.
     fn take(&mut self, object: Object, is_root: bool, now: Instant) {
         let children = object.children_in(&self.config.geometry);
-        if children.is_empty() {
+        if self.wanted == Wanted::Indexes {
+            self.effects.push(Effect::Deliver(object));
+            self.expand(&children);
+            if self.parts.is_empty() {
+                self.ended = true;
+                self.effects.push(Effect::Finished);
+            }
+        } else if children.is_empty() {
             if is_root {
                 self.window += object.reference().len;
             }
@@ -345,6 +368,9 @@ impl Get {
         let is_leaf = |child: &ObjectRef| geometry.child_count(child.len) == 0;
         for run in children.chunk_by(|a, b| is_leaf(a) == is_leaf(b)) {
             if is_leaf(&run[0]) {
+                if self.wanted == Wanted::Indexes {
+                    continue;
+                }
                 for group in group_leaves(&geometry, self.root, file_len, run) {
                     let wants: Vec<ObjectRef> = group.objects.into_iter().filter(wanted).collect();
                     if let Some(first) = wants.first() {

@@ -25,6 +25,8 @@ pub const REFS_MAX: usize = 32;
 pub enum Request {
     /// The root object of a file.
     Root(RootId),
+    /// Whether the root object of a file is there; answered by one flag.
+    HaveRoot(RootId),
     /// An object.
     Get(ObjectRef),
     /// Which of these, at most [`REFS_MAX`], are there?
@@ -83,6 +85,7 @@ const OFFER: u8 = 20;
 const PUSH: u8 = 21;
 const BIND: u8 = 22;
 const KEEP: u8 = 23;
+const HAVE_ROOT: u8 = 24;
 const REPLY_ROOT: u8 = 32;
 const REPLY_OBJECT: u8 = 33;
 const REPLY_ABSENT: u8 = 34;
@@ -102,7 +105,7 @@ pub fn cap(kind: u8) -> Option<Cap> {
         HAVE | COUNT | OFFER => Some(Cap { head: REFS_LEN_MAX, payload: 0 }),
         PUSH => Some(Cap { head: 128, payload }),
         REPLY_ROOT | REPLY_OBJECT => Some(Cap { head: 64, payload }),
-        ROOT | GET | BIND | KEEP => Some(Cap { head: 128, payload: 0 }),
+        ROOT | HAVE_ROOT | GET | BIND | KEEP => Some(Cap { head: 128, payload: 0 }),
         REPLY_ABSENT | REPLY_STORED | REPLY_FULL | REPLY_BOUND | REPLY_MISSING | REPLY_NOTED | REPLY_REFUSED
         | REPLY_FLAGS => Some(Cap { head: 128, payload: 0 }),
         _ => None,
@@ -132,6 +135,7 @@ impl Request {
         let none = Bytes::new();
         match self {
             Request::Root(root) => Frame::new(ROOT, encode(&(number, root)), none),
+            Request::HaveRoot(root) => Frame::new(HAVE_ROOT, encode(&(number, root)), none),
             Request::Get(reference) => Frame::new(GET, encode(&(number, reference)), none),
             Request::Have(objects) => Frame::new(HAVE, encode(&(number, objects)), none),
             Request::Count(root, objects) => Frame::new(COUNT, encode(&(number, root, objects)), none),
@@ -150,6 +154,7 @@ impl Request {
         let head = &frame.head[..];
         let (number, request) = match frame.kind {
             ROOT => decode(head).map(|(n, root)| (n, Request::Root(root)))?,
+            HAVE_ROOT => decode(head).map(|(n, root)| (n, Request::HaveRoot(root)))?,
             GET => decode(head).map(|(n, reference)| (n, Request::Get(reference)))?,
             HAVE => decode(head).map(|(n, objects)| (n, Request::Have(objects)))?,
             COUNT => decode(head).map(|(n, root, objects)| (n, Request::Count(root, objects)))?,
@@ -168,7 +173,12 @@ impl Request {
     fn references(&self) -> &[ObjectRef] {
         match self {
             Request::Have(objects) | Request::Count(_, objects) | Request::Offer(_, objects) => objects,
-            Request::Root(_) | Request::Get(_) | Request::Push(..) | Request::Bind(..) | Request::Keep(_) => &[],
+            Request::Root(_)
+            | Request::HaveRoot(_)
+            | Request::Get(_)
+            | Request::Push(..)
+            | Request::Bind(..)
+            | Request::Keep(_) => &[],
         }
     }
 }
@@ -234,6 +244,7 @@ mod tests {
         let many = vec![reference(); REFS_MAX];
         vec![
             Request::Root(RootId([1; 32])),
+            Request::HaveRoot(RootId([1; 32])),
             Request::Get(reference()),
             Request::Have(many.clone()),
             Request::Count(RootId([1; 32]), many.clone()),

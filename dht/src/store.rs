@@ -104,11 +104,22 @@ pub trait ObjectView {
     /// [`StoreError::Damaged`] when its bytes do not verify.
     fn object(&mut self, reference: &ObjectRef) -> StoreResult<Option<Object>>;
 
+    /// The length of a file whose root object is there.
+    ///
+    /// # Errors
+    /// When the store fails.
+    fn root_len(&mut self, root: &RootId) -> StoreResult<Option<u64>>;
+
     /// The root object of a file, whose length only the store knows.
     ///
     /// # Errors
     /// As [`Self::object`].
-    fn root(&mut self, root: &RootId) -> StoreResult<Option<Object>>;
+    fn root(&mut self, root: &RootId) -> StoreResult<Option<Object>> {
+        match self.root_len(root)? {
+            Some(len) => self.object(&ObjectRef::root(*root, len)),
+            None => Ok(None),
+        }
+    }
 
     /// Whether exactly this object is there, without reading its payload.
     ///
@@ -282,9 +293,9 @@ impl ObjectView for MemoryTx {
         Ok(self.stored(reference).map(|(_, stored)| stored.object.clone()))
     }
 
-    fn root(&mut self, root: &RootId) -> StoreResult<Option<Object>> {
+    fn root_len(&mut self, root: &RootId) -> StoreResult<Option<u64>> {
         let row = self.rows.get(&Id::Root(*root));
-        Ok(row.and_then(|row| self.objects.get(row)).map(|stored| stored.object.clone()))
+        Ok(row.and_then(|row| self.objects.get(row)).map(|stored| stored.object.reference().len))
     }
 
     fn find(&mut self, reference: &ObjectRef) -> StoreResult<Option<Found>> {

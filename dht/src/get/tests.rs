@@ -76,6 +76,10 @@ fn objects_of(content: &Bytes) -> (RootId, Vec<(PlacementKey, Object)>) {
 impl World {
     /// Everybody of the five closest to a key holds what is placed there, but the empty.
     fn new(manners: &[Manner], content: &Bytes, range: Range) -> Self {
+        Self::wanting(manners, content, Wanted::Bytes(range))
+    }
+
+    fn wanting(manners: &[Manner], content: &Bytes, wanted: Wanted) -> Self {
         let timeline = Timeline::new();
         let started = timeline.now();
         let (root, placed) = objects_of(content);
@@ -91,7 +95,7 @@ impl World {
         }
         let config = GetConfig { me: peer(ME), stall: Duration::from_secs(30), geometry: SMALL };
         Self {
-            get: Get::new(config, root, range, started),
+            get: Get::new(config, root, wanted, started),
             timeline,
             manners,
             stores,
@@ -328,6 +332,24 @@ fn a_reader_that_stops_does_not_fail_and_does_not_fill_the_memory() {
     }
     assert!(world.get.window <= WINDOW_LEN);
     assert_eq!(world.result, Some(Ok(())), "this small file fits the window");
+}
+
+#[test]
+fn indexes_alone_name_every_object_and_cost_no_leaf() {
+    for len in [0, 1000, 1025, 5000, 30_000, 65_536] {
+        let content = bytes(len as u64, len);
+        let (_, placed) = objects_of(&content);
+        let world = World::wanting(&[Honest; 5], &content, Wanted::Indexes).run();
+        assert_eq!(world.result, Some(Ok(())));
+        let mut expected: Vec<usize> = placed
+            .iter()
+            .map(|(_, object)| object)
+            .filter(|object| len <= 1024 || !object.children_in(&SMALL).is_empty())
+            .map(|object| object.payload().len())
+            .collect();
+        expected.sort_unstable();
+        assert_eq!(world.delivered.len(), expected.iter().sum::<usize>(), "{len}");
+    }
 }
 
 /// Whatever the others do: the bytes are right or there are none, and it ends.

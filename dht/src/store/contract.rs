@@ -131,7 +131,7 @@ async fn a_failed_rule_leaves_nothing<S: ObjectStore>(store: &S) {
     let failed: Result<(), StoreError> = store
         .write(100, |tx| {
             hold::store(tx, &object(1), Some(UPLOAD))?;
-            Err(StoreError::Failed("on purpose".into()))
+            Err(StoreError::DiskFull)
         })
         .await;
     assert!(failed.is_err());

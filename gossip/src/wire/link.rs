@@ -32,7 +32,7 @@ pub const CREDIT_MIN: u32 = 2 << 20;
 pub const CREDIT_MAX: u32 = 256 << 20;
 
 /// Frames of our own that wait for their turn to be written.
-const SEND_QUEUE_LEN: usize = 8;
+const SEND_QUEUE_LEN: usize = 2;
 
 /// How a link of one protocol behaves.
 #[derive(Clone, Copy, Debug)]

@@ -1,0 +1,117 @@
+//! Counting copies: by asking, now, those who should have them.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
+use libp2p::PeerId;
+
+use super::{Content, ContentError, Locator};
+use crate::exchange::client::Lane;
+use crate::hold;
+use crate::message::{REFS_MAX, Reply, Request};
+use crate::object::{Group, group_leaves};
+use crate::placement;
+use crate::store::ObjectStore;
+use crate::tree::{GEOMETRY, ObjectRef, PlacementKey, RootId};
+
+/// Members that are asked about one group: the closest, and with them all members of a small cluster.
+const ASKED_PER_GROUP: usize = 16;
+
+/// Groups that are asked about at once.
+const GROUPS_AT_ONCE: usize = 4;
+
+/// Longest wait for one answer.
+const ANSWER_TIME_MAX: Duration = Duration::from_secs(3);
+
+/// What is known of a file right now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stat {
+    /// Bytes.
+    pub len: u64,
+    /// Leaves and indexes.
+    pub objects: u64,
+    /// Copies of the group that has the fewest, each durable and bound to this file.
+    pub copies_min: u32,
+    /// Members with a copy of at least one group.
+    pub holders: BTreeSet<PeerId>,
+}
+
+impl<S: ObjectStore, L: Locator> Content<S, L> {
+    /// Counts the copies of a file.
+    ///
+    /// # Errors
+    /// When it cannot be found.
+    pub async fn stat(&self, root: RootId, stall: Duration) -> Result<Stat, ContentError> {
+        let indexes = self.indexes(root, stall).await?;
+        let len = indexes.iter().map(|index| index.reference().end()).max().unwrap_or(0);
+        let mut under_root: Vec<ObjectRef> = indexes.iter().map(|index| *index.reference()).collect();
+        let mut groups = Vec::new();
+        for index in &indexes {
+            let leaves: Vec<ObjectRef> =
+                index.children().into_iter().filter(|child| GEOMETRY.child_count(child.len) == 0).collect();
+            for group in group_leaves(&GEOMETRY, root, len, &leaves) {
+                if group.key == PlacementKey(root.0) {
+                    under_root.extend(group.objects);
+                } else {
+                    groups.push(group);
+                }
+            }
+        }
+        groups.push(Group { key: PlacementKey(root.0), objects: under_root });
+        let objects = groups.iter().map(|group| group.objects.len() as u64).sum();
+        let mut counted: Vec<BTreeSet<PeerId>> = Vec::with_capacity(groups.len());
+        let mut under_way = FuturesUnordered::new();
+        let mut waiting = groups.iter();
+        loop {
+            while under_way.len() < GROUPS_AT_ONCE
+                && let Some(group) = waiting.next()
+            {
+                under_way.push(self.holders_of(root, group));
+            }
+            let Some(holders) = under_way.next().await else { break };
+            counted.push(holders);
+        }
+        let copies_min = counted.iter().map(|holders| holders.len() as u32).min().unwrap_or(0);
+        Ok(Stat { len, objects, copies_min, holders: counted.into_iter().flatten().collect() })
+    }
+
+    /// Members that hold a whole group, bound to the file.
+    async fn holders_of(&self, root: RootId, group: &Group) -> BTreeSet<PeerId> {
+        let mut asked = placement::closest(&group.key, self.locator.members(), ASKED_PER_GROUP);
+        asked.extend(self.closest(group.key, placement::READ_CANDIDATES).await);
+        asked.sort_unstable();
+        asked.dedup();
+        let mut answers = FuturesUnordered::new();
+        for peer in asked {
+            answers.push(async move { (peer, self.holds(peer, root, &group.objects).await) });
+        }
+        let mut holders = BTreeSet::new();
+        while let Some((peer, holds)) = answers.next().await {
+            if holds {
+                holders.insert(peer);
+            }
+        }
+        holders
+    }
+
+    async fn holds(&self, peer: PeerId, root: RootId, objects: &[ObjectRef]) -> bool {
+        for some in objects.chunks(REFS_MAX) {
+            let some = some.to_vec();
+            let flags = if peer == self.locator.me() {
+                self.store.read(move |view| hold::bound(view, &root, &some)).await.unwrap_or_default()
+            } else {
+                let asked = self.client.ask(peer, Lane::Ask, Request::Count(root, some));
+                match tokio::time::timeout(ANSWER_TIME_MAX, asked).await {
+                    Ok(Ok(Reply::Flags(flags))) => flags,
+                    _ => return false,
+                }
+            };
+            if flags.is_empty() || flags.contains(&false) {
+                return false;
+            }
+        }
+        true
+    }
+}

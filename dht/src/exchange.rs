@@ -1,0 +1,58 @@
+//! Requests and answers about objects, over links to other members.
+//!
+//! Each side opens its own links: one to ask, one to push, so that bulk flows one way in each. [`client`] keeps them open
+//! and matches answers to requests; [`server`] answers what others ask from the store.
+
+pub mod client;
+pub mod server;
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use p2p_gossip::wire::{ClusterId, Hello, LinkConfig};
+
+use crate::message::{VERSIONS, cap};
+
+/// Bytes that one link may have sent us and we have not consumed.
+pub const LINK_CREDIT: u32 = 4 << 20;
+
+/// A link on which nothing of ours moves for so long is given up.
+pub const LINK_STALL_MAX: Duration = Duration::from_secs(20);
+
+/// The cluster that this node is in; a fresh node may still be given to another one while it runs.
+pub type CurrentCluster = tokio::sync::watch::Receiver<ClusterId>;
+
+/// How links of this protocol behave.
+fn link_config(cluster: &CurrentCluster) -> LinkConfig {
+    let hello = Hello { cluster: *cluster.borrow(), versions: VERSIONS, capabilities: 0, credit: LINK_CREDIT };
+    LinkConfig { hello, caps: cap, stall: LINK_STALL_MAX }
+}
+
+/// What was dropped or refused, and what was moved; one counter for every cap on what peers control.
+#[derive(Debug, Default)]
+pub struct Counters {
+    /// Inbound streams beyond the number a peer, or all, may have.
+    pub streams_refused: AtomicU64,
+    /// Links ended because the peer broke the protocol.
+    pub links_broken: AtomicU64,
+    /// Objects that did not match their reference, pushed to us or sent on our request.
+    pub objects_bad: AtomicU64,
+    /// Pushes refused for want of room.
+    pub pushes_full: AtomicU64,
+    /// Requests that got no answer in time.
+    pub requests_silent: AtomicU64,
+    /// Bytes of objects sent to others.
+    pub bytes_sent: AtomicU64,
+    /// Bytes of objects received from others.
+    pub bytes_received: AtomicU64,
+}
+
+/// Counts one more.
+pub(crate) fn count(counter: &AtomicU64) {
+    add(counter, 1);
+}
+
+/// Counts so many more.
+pub(crate) fn add(counter: &AtomicU64, amount: u64) {
+    counter.fetch_add(amount, Ordering::Relaxed);
+}

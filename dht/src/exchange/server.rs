@@ -1,0 +1,225 @@
+//! The answering side: one task per inbound stream, with bounds on how many there are and on what they hold.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use bytes::Bytes;
+use futures::StreamExt;
+use futures::io::{AsyncRead, AsyncWrite};
+use futures::stream::FuturesUnordered;
+use libp2p::PeerId;
+use p2p_gossip::wire::{Frame, Link, Received};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use super::{Counters, CurrentCluster, add, count, link_config};
+use crate::blocking;
+use crate::hold::{self, Bound, Stored};
+use crate::message::{Refusal, Reply, Request};
+use crate::store::{ObjectStore, StoreError, UploadId};
+use crate::tree::{GEOMETRY, ObjectRef};
+
+/// Inbound streams of one peer: two are enough, and some may still be closing.
+pub const STREAMS_PER_PEER_MAX: usize = 6;
+
+/// Inbound streams of all peers together.
+pub const STREAMS_MAX: usize = 512;
+
+/// Requests of one stream that are worked on at once.
+const REQUESTS_AT_ONCE: usize = 16;
+
+/// Bytes of objects that are on their way out, over all streams.
+const SERVED_LEN_MAX: usize = 24 << 20;
+
+/// Answers what other members ask. Cheap to clone.
+#[derive(Clone)]
+pub struct Server<S> {
+    store: S,
+    cluster: CurrentCluster,
+    counters: Arc<Counters>,
+    served: Arc<Semaphore>,
+    streams: Arc<Mutex<BTreeMap<PeerId, usize>>>,
+}
+
+impl<S: ObjectStore> Server<S> {
+    /// A server of one store.
+    pub fn new(store: S, cluster: CurrentCluster, counters: Arc<Counters>) -> Self {
+        let served = Arc::new(Semaphore::new(SERVED_LEN_MAX));
+        Self { store, cluster, counters, served, streams: Arc::default() }
+    }
+
+    /// Serves an inbound stream until it ends; drops it at once where the peer has too many.
+    pub async fn serve<T>(self, peer: PeerId, stream: T)
+    where
+        T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let Some(_place) = self.admit(peer) else {
+            count(&self.counters.streams_refused);
+            tracing::debug!(%peer, "refused a stream: too many");
+            return;
+        };
+        match Link::open(stream, link_config(&self.cluster)).await {
+            Ok(link) => self.answer_all(peer, link).await,
+            Err(error) => {
+                count(&self.counters.links_broken);
+                tracing::debug!(%peer, %error, "refused a link");
+            }
+        }
+    }
+
+    async fn answer_all(&self, peer: PeerId, link: Link) {
+        let Link { sender, mut receiver, .. } = link;
+        let mut working = FuturesUnordered::new();
+        loop {
+            tokio::select! {
+                received = receiver.recv(), if working.len() < REQUESTS_AT_ONCE => match received {
+                    Some(received) => working.push(self.answer(peer, received)),
+                    None => break,
+                },
+                Some(answer) = working.next() => {
+                    // The permit counts the payload as under way until the link has taken it.
+                    let Some((frame, _permit)) = answer else { break };
+                    if sender.send(frame).await.is_err() {
+                        break;
+                    }
+                }
+            }
+        }
+        if let Some(reason) = receiver.reason() {
+            count(&self.counters.links_broken);
+            tracing::debug!(%peer, %reason, "link ended");
+        }
+        sender.abort();
+    }
+
+    /// Answers one request; None when it is none, which ends the link. The request's credit goes back with its answer.
+    async fn answer(&self, peer: PeerId, received: Received) -> Option<(Frame, Option<OwnedSemaphorePermit>)> {
+        let (number, request) = match Request::from_frame(received.frame.clone()) {
+            Ok(request) => request,
+            Err(error) => {
+                count(&self.counters.links_broken);
+                tracing::debug!(%peer, %error, "sent a request that is none");
+                return None;
+            }
+        };
+        let permit = self.reserve(&request).await;
+        let reply = self.reply(peer, request).await;
+        if let Reply::Root(_, bytes) | Reply::Object(bytes) = &reply {
+            add(&self.counters.bytes_sent, bytes.len() as u64);
+        }
+        drop(received);
+        Some((reply.into_frame(number), permit))
+    }
+
+    /// Waits until the answer's payload may be in memory.
+    async fn reserve(&self, request: &Request) -> Option<OwnedSemaphorePermit> {
+        let longest = GEOMETRY.payload_len_max();
+        let len = match request {
+            Request::Root(_) => longest,
+            Request::Get(reference) => reference.len.min(longest),
+            _ => return None,
+        };
+        let len = u32::try_from(len).ok()?;
+        self.served.clone().acquire_many_owned(len).await.ok()
+    }
+
+    async fn reply(&self, peer: PeerId, request: Request) -> Reply {
+        let done = match request {
+            Request::Root(root) => {
+                let found = self.store.read(move |view| view.root(&root)).await;
+                found.map(|object| match object {
+                    Some(object) => Reply::Root(object.reference().len, object.payload().clone()),
+                    None => Reply::Absent,
+                })
+            }
+            Request::HaveRoot(root) => {
+                let found = self.store.read(move |view| view.root_len(&root)).await;
+                found.map(|len| Reply::Flags(vec![len.is_some()]))
+            }
+            Request::Get(reference) => {
+                let found = self.store.read(move |view| view.object(&reference)).await;
+                found.map(|object| object.map_or(Reply::Absent, |object| Reply::Object(object.payload().clone())))
+            }
+            Request::Have(objects) => {
+                let query = self.store.read(move |view| {
+                    objects.iter().map(|reference| Ok(view.find(reference)?.is_some())).collect()
+                });
+                query.await.map(Reply::Flags)
+            }
+            Request::Count(root, objects) => {
+                self.store.read(move |view| hold::bound(view, &root, &objects)).await.map(Reply::Flags)
+            }
+            Request::Offer(upload, objects) => {
+                self.store.write(0, move |tx| hold::offer(tx, upload, &objects)).await.map(Reply::Flags)
+            }
+            Request::Push(upload, reference, bytes) => self.store_pushed(peer, upload, reference, bytes).await,
+            Request::Bind(upload, root, objects) => {
+                let bound = self.store.write(0, move |tx| hold::bind(tx, upload, root, objects)).await;
+                bound.map(|bound| match bound {
+                    Bound::Bound => Reply::Bound,
+                    Bound::Missing(held) => Reply::Missing(held),
+                })
+            }
+            Request::Keep(upload) => self.store.write(0, move |tx| hold::keep(tx, upload)).await.map(|()| Reply::Noted),
+        };
+        done.unwrap_or_else(|error| {
+            tracing::warn!(%error, "cannot answer: the store failed");
+            Reply::Refused(Refusal::Failed)
+        })
+    }
+
+    async fn store_pushed(
+        &self,
+        peer: PeerId,
+        upload: UploadId,
+        reference: ObjectRef,
+        bytes: Bytes,
+    ) -> Result<Reply, StoreError> {
+        let len = bytes.len();
+        let Ok(object) = blocking::verify(reference, bytes).await else {
+            count(&self.counters.objects_bad);
+            tracing::debug!(%peer, "pushed bytes that do not match their address");
+            return Ok(Reply::Refused(Refusal::Invalid));
+        };
+        add(&self.counters.bytes_received, len as u64);
+        let stored = self.store.write(len, move |tx| hold::store(tx, &object, Some(upload))).await;
+        Ok(match stored {
+            Ok(Stored::Stored) => Reply::Stored,
+            Err(error) if !matches!(error, StoreError::DiskFull) => return Err(error),
+            Ok(Stored::Full) | Err(_) => {
+                count(&self.counters.pushes_full);
+                Reply::Full
+            }
+        })
+    }
+
+    fn admit(&self, peer: PeerId) -> Option<Place<'_, S>> {
+        let mut streams = self.streams.lock().unwrap_or_else(PoisonError::into_inner);
+        if streams.values().sum::<usize>() >= STREAMS_MAX {
+            return None;
+        }
+        let of_peer = streams.entry(peer).or_default();
+        if *of_peer >= STREAMS_PER_PEER_MAX {
+            return None;
+        }
+        *of_peer += 1;
+        Some(Place { server: self, peer })
+    }
+}
+
+/// A stream that is counted.
+struct Place<'a, S> {
+    server: &'a Server<S>,
+    peer: PeerId,
+}
+
+impl<S> Drop for Place<'_, S> {
+    fn drop(&mut self) {
+        let mut streams = self.server.streams.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(of_peer) = streams.get_mut(&self.peer) {
+            *of_peer -= 1;
+            if *of_peer == 0 {
+                streams.remove(&self.peer);
+            }
+        }
+    }
+}
