@@ -1,0 +1,3 @@
+//! The node as a library.
+
+pub mod store;

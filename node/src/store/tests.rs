@@ -1,0 +1,149 @@
+use std::sync::Mutex;
+
+use p2p_dht::hold;
+use p2p_dht::store::contract::{self, Subject};
+use p2p_dht::store::{MemoryStore, UploadId};
+use tempfile::TempDir;
+
+use super::*;
+
+/// Stores in folders that live as long as this.
+#[derive(Default)]
+struct OnDisk {
+    homes: Mutex<Vec<(TempDir, Skipped)>>,
+}
+
+impl Subject for OnDisk {
+    type Store = Objects;
+
+    fn open(&self, bytes_max: u64) -> Objects {
+        let home = tempfile::tempdir().expect("a folder");
+        let skipped = Skipped::default();
+        let store = Objects::open_with_clock(home.path(), bytes_max, Some(skipped.clone())).expect("a store");
+        self.homes.lock().expect("no panic").push((home, skipped));
+        store
+    }
+
+    fn advance(&self, _store: &Objects, time: Duration) {
+        // The latest store is the one whose time passes.
+        let homes = self.homes.lock().expect("no panic");
+        *homes.last().expect("a store").1.lock().expect("no panic") += time;
+    }
+}
+
+fn open(home: &TempDir) -> Objects {
+    Objects::open(home.path(), u64::MAX).expect("a store")
+}
+
+fn object(n: u64, len: usize) -> p2p_dht::object::Object {
+    let mut bytes = vec![0; len];
+    blake3::Hasher::new().update(&n.to_le_bytes()).finalize_xof().fill(&mut bytes);
+    p2p_dht::object::Object::leaf(bytes.into(), n << 20)
+}
+
+async fn put(store: &Objects, object: &p2p_dht::object::Object) -> StoreResult<hold::Stored> {
+    let object = object.clone();
+    store.write(object.payload().len(), move |tx| hold::store(tx, &object, Some(UploadId([1; 16])))).await
+}
+
+#[tokio::test]
+async fn the_sqlite_store_keeps_the_contract() {
+    contract::check(&OnDisk::default()).await;
+}
+
+#[tokio::test]
+async fn the_sqlite_store_behaves_as_the_one_in_memory() {
+    let disk = OnDisk::default();
+    for seed in 0..8 {
+        contract::check_same_history(&disk.open(1000), &MemoryStore::new(1000), seed, 150).await;
+    }
+}
+
+#[tokio::test]
+async fn what_was_acknowledged_is_there_after_opening_again() {
+    let home = tempfile::tempdir().expect("a folder");
+    let store = open(&home);
+    for n in 0..40 {
+        put(&store, &object(n, 100_000)).await.expect("stored");
+    }
+    let totals = store.read(|view| view.totals()).await.expect("read");
+    store.close().await;
+    let store = open(&home);
+    assert_eq!(store.read(|view| view.totals()).await.expect("read"), totals);
+    for n in 0..40 {
+        let reference = *object(n, 100_000).reference();
+        let found = store.read(move |view| view.object(&reference)).await.expect("read");
+        assert_eq!(found, Some(object(n, 100_000)));
+    }
+}
+
+#[tokio::test]
+async fn running_time_goes_on_where_it_stopped() {
+    let home = tempfile::tempdir().expect("a folder");
+    let skipped = Skipped::default();
+    let store = Objects::open_with_clock(home.path(), u64::MAX, Some(skipped.clone())).expect("a store");
+    *skipped.lock().expect("no panic") += Duration::from_secs(1000);
+    store.close().await;
+    let store = open(&home);
+    let now = store.write(0, |tx| Ok(tx.now())).await.expect("written");
+    assert!((1000..1060).contains(&now.0.as_secs()), "{now:?}");
+}
+
+#[tokio::test]
+async fn writes_that_come_together_are_committed_together_and_all_answered() {
+    let home = tempfile::tempdir().expect("a folder");
+    let store = open(&home);
+    let writes = (0..200).map(|n| {
+        let store = store.clone();
+        async move { put(&store, &object(n, 1000)).await }
+    });
+    for written in futures::future::join_all(writes).await {
+        assert_eq!(written.expect("stored"), hold::Stored::Stored);
+    }
+    assert_eq!(store.read(|view| view.totals()).await.expect("read").objects, 200);
+}
+
+#[tokio::test]
+async fn a_flipped_byte_is_reported_and_never_served() {
+    let home = tempfile::tempdir().expect("a folder");
+    let store = open(&home);
+    put(&store, &object(1, 5000)).await.expect("stored");
+    store.close().await;
+    let db = rusqlite::Connection::open(home.path().join("objects.db")).expect("a database");
+    db.execute("UPDATE payloads SET bytes = CAST(zeroblob(5000) AS BLOB)", []).expect("damage");
+    drop(db);
+    let store = open(&home);
+    let reference = *object(1, 5000).reference();
+    let read = store.read(move |view| view.object(&reference)).await;
+    assert!(matches!(read, Err(StoreError::Damaged(_))), "{read:?}");
+}
+
+#[tokio::test]
+async fn a_store_of_a_newer_version_is_left_alone() {
+    let home = tempfile::tempdir().expect("a folder");
+    open(&home).close().await;
+    let path = home.path().join("objects.db");
+    let db = rusqlite::Connection::open(&path).expect("a database");
+    db.pragma_update(None, "user_version", 99).expect("set");
+    drop(db);
+    let before = std::fs::read(&path).expect("read");
+    assert!(matches!(Objects::open(home.path(), 1), Err(OpenError::Newer { found: 99, .. })));
+    assert_eq!(std::fs::read(&path).expect("read"), before);
+}
+
+#[tokio::test]
+async fn what_is_no_database_is_refused_with_its_name() {
+    let home = tempfile::tempdir().expect("a folder");
+    std::fs::write(home.path().join("objects.db"), vec![7; 200_000]).expect("written");
+    let error = Objects::open(home.path(), 1).err().expect("refused").to_string();
+    assert!(error.contains("objects.db"), "{error}");
+}
+
+#[tokio::test]
+async fn a_closed_store_says_so() {
+    let home = tempfile::tempdir().expect("a folder");
+    let store = open(&home);
+    store.close().await;
+    assert!(matches!(put(&store, &object(1, 10)).await, Err(StoreError::Closed)));
+    assert!(matches!(store.read(|view| view.totals()).await, Err(StoreError::Closed)));
+}

@@ -1,0 +1,171 @@
+//! The threads of a store: the writer with its group commit, and the readers.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+
+use p2p_dht::store::{ObjectTx, ObjectView, StoreError, StoreResult};
+use tokio::sync::{mpsc, oneshot, watch};
+
+use super::objects::{OpenError, Reader, Writer};
+use super::{COMMIT_LEN_MAX, COMMIT_RULES_MAX, READERS, Skipped, WRITE_QUEUE_LEN};
+
+/// Tells a caller what became of its rule, once that is certain.
+pub(super) type Finish = Box<dyn FnOnce(StoreResult<()>) + Send>;
+
+/// A rule that waits for its transaction.
+pub(super) struct WriteJob {
+    /// About how many bytes it writes.
+    pub(super) weight: usize,
+    /// Runs it.
+    pub(super) run: Box<dyn FnOnce(&mut dyn ObjectTx) -> (StoreResult<()>, Finish) + Send>,
+}
+
+/// A query that waits for a reader.
+pub(super) type ReadJob = Box<dyn FnOnce(StoreResult<&mut dyn ObjectView>) + Send>;
+
+enum Command {
+    Write(WriteJob),
+    GiveBackSpace(oneshot::Sender<()>),
+    Close,
+}
+
+pub(super) struct Threads {
+    writer: mpsc::Sender<Command>,
+    readers: Mutex<Option<mpsc::Sender<ReadJob>>>,
+    handles: Mutex<Vec<JoinHandle<()>>>,
+}
+
+impl Threads {
+    pub(super) fn start(
+        home: &Path,
+        bytes_max: u64,
+        skipped: Skipped,
+        failed: watch::Sender<Option<StoreError>>,
+    ) -> Result<Self, OpenError> {
+        let path: PathBuf = home.join("objects.db");
+        let writer = Writer::open(&path, bytes_max, skipped)?;
+        let (writer_queue, commands) = mpsc::channel(WRITE_QUEUE_LEN);
+        let (reader_queue, queries) = mpsc::channel(WRITE_QUEUE_LEN);
+        let queries = Arc::new(Mutex::new(queries));
+        let mut handles = Vec::with_capacity(READERS + 1);
+        for n in 0..READERS {
+            let reader = Reader::open(&path)?;
+            let queries = queries.clone();
+            handles.push(spawn(format!("objects-read-{n}"), move || read_all(reader, &queries))?);
+        }
+        handles.push(spawn("objects-write".into(), move || write_all(writer, commands, &failed))?);
+        Ok(Self { writer: writer_queue, readers: Mutex::new(Some(reader_queue)), handles: Mutex::new(handles) })
+    }
+
+    pub(super) async fn write(&self, job: WriteJob) -> StoreResult<()> {
+        self.writer.send(Command::Write(job)).await.map_err(|_gone| StoreError::Closed)
+    }
+
+    pub(super) async fn read(&self, job: ReadJob) -> StoreResult<()> {
+        let queue = self.readers.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let queue = queue.ok_or(StoreError::Closed)?;
+        queue.send(job).await.map_err(|_gone| StoreError::Closed)
+    }
+
+    pub(super) async fn give_back_space(&self) {
+        let (done, finished) = oneshot::channel();
+        if self.writer.send(Command::GiveBackSpace(done)).await.is_ok() {
+            let _ = finished.await;
+        }
+    }
+
+    pub(super) async fn close(&self) {
+        self.readers.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let _ = self.writer.send(Command::Close).await;
+        let handles = std::mem::take(&mut *self.handles.lock().unwrap_or_else(PoisonError::into_inner));
+        let join = move || handles.into_iter().for_each(|handle| drop(handle.join()));
+        let _ = tokio::task::spawn_blocking(join).await;
+    }
+}
+
+fn spawn(name: String, run: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, OpenError> {
+    std::thread::Builder::new().name(name).spawn(run).map_err(OpenError::Io)
+}
+
+fn read_all(mut reader: Reader, queries: &Mutex<mpsc::Receiver<ReadJob>>) {
+    loop {
+        let job = queries.lock().unwrap_or_else(PoisonError::into_inner).blocking_recv();
+        match job {
+            Some(job) => reader.run(job),
+            None => return,
+        }
+    }
+}
+
+fn write_all(mut writer: Writer, mut commands: mpsc::Receiver<Command>, failed: &watch::Sender<Option<StoreError>>) {
+    while let Some(command) = commands.blocking_recv() {
+        let mut next = Some(command);
+        while let Some(command) = next.take() {
+            match command {
+                Command::Write(job) => match commit_together(&mut writer, job, &mut commands) {
+                    Ok(left) => next = left,
+                    Err(error) => {
+                        tracing::error!(%error, "the object store failed; nothing more is acknowledged");
+                        // From here on every caller finds the queue closed.
+                        failed.send_replace(Some(error));
+                        return;
+                    }
+                },
+                Command::GiveBackSpace(done) => {
+                    writer.give_back_space();
+                    let _ = done.send(());
+                }
+                Command::Close => {
+                    writer.close();
+                    return;
+                }
+            }
+        }
+    }
+    writer.close();
+}
+
+/// Runs a rule and all that wait behind it, as far as the bounds allow, in one transaction. Returns a command that was
+/// taken from the queue and is none of them; an error means that the store cannot be used any more.
+fn commit_together(
+    writer: &mut Writer,
+    first: WriteJob,
+    commands: &mut mpsc::Receiver<Command>,
+) -> StoreResult<Option<Command>> {
+    let mut finishes: Vec<Finish> = Vec::new();
+    let mut left = None;
+    let mut outcome = writer.begin();
+    let mut weight = 0;
+    let mut job = Some(first);
+    while let Some(WriteJob { weight: more, run }) = job.take() {
+        weight += more;
+        if outcome.is_ok() {
+            let (result, finish) = run(writer.tx());
+            outcome = result;
+            finishes.push(finish);
+        }
+        if outcome.is_err() || weight >= COMMIT_LEN_MAX || finishes.len() >= COMMIT_RULES_MAX {
+            break;
+        }
+        match commands.try_recv() {
+            Ok(Command::Write(next)) => job = Some(next),
+            Ok(other) => left = Some(other),
+            Err(_empty) => {}
+        }
+    }
+    let committed = match outcome {
+        Ok(()) => writer.commit(),
+        Err(error) => {
+            writer.roll_back();
+            Err(error)
+        }
+    };
+    for finish in finishes {
+        finish(committed.clone());
+    }
+    match committed {
+        Err(error @ StoreError::Failed(_)) => Err(error),
+        Ok(()) | Err(_) => Ok(left),
+    }
+}
