@@ -1,5 +1,7 @@
 //! The client of the local API: HTTP/1.1 over the node's Unix socket, one connection per request.
 
+mod connection;
+
 use std::convert::Infallible;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -17,6 +19,7 @@ use hyper_util::rt::TokioIo;
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 
+use self::connection::Connection;
 use crate::types::{JoinRequest, JoinResult, PutResult, Stat, Status, TicketResult};
 use crate::{Code, Problem};
 
@@ -197,7 +200,7 @@ impl Client {
         let request = request.map_err(|error| Problem::new(Code::Usage, error.to_string()))?;
         let stream = UnixStream::connect(&self.socket).await.map_err(|error| self.unreachable(&error))?;
         let (mut sender, connection) =
-            http1::handshake(TokioIo::new(stream)).await.map_err(|error| self.broken(&error))?;
+            http1::handshake(TokioIo::new(Connection(stream))).await.map_err(|error| self.broken(&error))?;
         // Ends by itself once the response has been read or dropped.
         tokio::spawn(connection);
         let response = sender.send_request(request).await.map_err(|error| self.broken(&error))?;

@@ -1,0 +1,200 @@
+//! Every command and flag with its help, and what becomes of a command line that cannot be read.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+use clap::error::ErrorKind;
+use clap::{Parser, Subcommand, value_parser};
+use p2p_api::{Code, Problem};
+
+/// A well-formed address to show: BLAKE3 of nothing.
+const ADDRESS_EXAMPLE: &str = "af1349b9f5f9a1a6a0404dea36dcc9499bcb25c9adc112b7cc9a93cae41f3262";
+
+/// Hex digits of an address.
+const ADDRESS_LEN: usize = 64;
+
+const TOP_HELP: &str = "\
+Example:
+  p2p-cli put photo.jpg
+  p2p-cli get ADDRESS -o photo.jpg
+
+Results go to standard output, everything else to standard error.
+Exit codes: 0 ok, 1 other, 2 usage, 3 not found, 4 conflict or exists, 5 partial,
+  6 node unreachable, 7 not authorised, 8 timed out, 9 integrity,
+  10 busy, locked, full or not ready, 11 bad configuration, 12 unsupported version,
+  130 interrupted.";
+
+/// Commands for a running p2p node.
+#[derive(Debug, Parser)]
+#[command(name = "p2p-cli", version, after_help = TOP_HELP, arg_required_else_help = true)]
+pub(crate) struct Args {
+    #[command(flatten)]
+    pub(crate) global: Global,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// Options that stand before or after the command.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Options of every command")]
+pub(crate) struct Global {
+    /// Home of the node [default: $P2P_HOME, else p2p-node in the XDG data directory]
+    #[arg(long, global = true, value_name = "DIR")]
+    pub(crate) home: Option<PathBuf>,
+    /// Socket of the node; goes before --home [default: $P2P_SOCKET, else the one of the home]
+    #[arg(long, global = true, value_name = "PATH")]
+    pub(crate) socket: Option<PathBuf>,
+    /// Print one JSON document; failures are one JSON document on standard error
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+    /// Longest wait without progress, for example 30s or 2m; transfers that go on are not cut
+    #[arg(long, global = true, value_name = "DUR", value_parser = timeout)]
+    pub(crate) timeout: Option<Duration>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Store a file; prints its address and nothing else
+    #[command(after_help = "Example:\n  p2p-cli put photo.jpg\n  tar -cf - photos | p2p-cli put -\n\n\
+        With fewer copies than asked for, the address is printed all the same and the exit code is 5.")]
+    Put(Put),
+    /// Fetch content by its address
+    #[command(after_help = "Example:\n  p2p-cli get ADDRESS -o photo.jpg\n  p2p-cli get ADDRESS | tar -xf -\n\n\
+        --json prints {\"address\",\"size\",\"path\"} with -o PATH. Content on standard output stays\n\
+        the bare bytes, without a document.")]
+    Get(Get),
+    /// Show the size of content and who holds it
+    #[command(after_help = "Example:\n  p2p-cli stat ADDRESS")]
+    Stat(Stat),
+    /// Show the state of the node
+    #[command(after_help = "Example:\n  p2p-cli status --json")]
+    Status,
+    /// Print a ticket that lets other nodes join; it is a secret
+    #[command(after_help = "Example:\n  p2p-cli ticket > ticket.txt")]
+    Ticket,
+    /// Join the cluster of a ticket, or of a member's address
+    #[command(after_help = "Example:\n  p2p-cli join --join-file ticket.txt\n  \
+        ssh other p2p-cli ticket | p2p-cli join -\n  p2p-cli join /ip4/192.0.2.7/tcp/7460\n\n\
+        A ticket is a secret, and arguments show in ps: prefer a file or standard input.")]
+    Join(Join),
+    /// Wait until the node is ready; also for a node that is only starting
+    #[command(after_help = "Example:\n  p2p-cli wait --members 3 --timeout 2m\n\n\
+        Waits 60s in all unless --timeout says otherwise, then ends with 8, or with 6 if no node answers.")]
+    Wait(Wait),
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Put {
+    /// File to store; - is standard input
+    pub(crate) file: PathBuf,
+    /// Copies wanted [default: the node's]
+    #[arg(long, value_name = "N", value_parser = value_parser!(u32).range(1..))]
+    pub(crate) replicas: Option<u32>,
+    /// Durable copies to wait for [default: the node's]
+    #[arg(long, value_name = "N", value_parser = value_parser!(u32).range(1..))]
+    pub(crate) acks: Option<u32>,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Get {
+    /// Address of the content: 64 hexadecimal digits
+    pub(crate) address: Address,
+    /// File to write; - is standard output, the default
+    #[arg(short, long, value_name = "PATH", default_value = "-", hide_default_value = true)]
+    pub(crate) output: PathBuf,
+    /// Replace the file if it exists
+    #[arg(long)]
+    pub(crate) force: bool,
+    /// Leave nothing of what is fetched in the node's cache
+    #[arg(long)]
+    pub(crate) no_cache: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Stat {
+    /// Address of the content: 64 hexadecimal digits
+    pub(crate) address: Address,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Join {
+    /// Ticket or multiaddress; - reads it from standard input
+    #[arg(value_name = "TICKET|MULTIADDR")]
+    pub(crate) target: Option<String>,
+    /// File that holds it; - is standard input [default: $P2P_JOIN_FILE]
+    #[arg(long, value_name = "F", conflicts_with = "target")]
+    pub(crate) join_file: Option<PathBuf>,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Wait {
+    /// Wait until the node is ready; this is the default
+    #[arg(long)]
+    pub(crate) ready: bool,
+    /// Wait also for N reachable members, this node included
+    #[arg(long, value_name = "N", value_parser = value_parser!(u32).range(1..))]
+    pub(crate) members: Option<u32>,
+}
+
+/// The address of content, as 64 lower-case hex digits.
+#[derive(Clone, Debug)]
+pub(crate) struct Address(String);
+
+impl Address {
+    pub(crate) fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for Address {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text.len() == ADDRESS_LEN && text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+            return Ok(Self(text.to_ascii_lowercase()));
+        }
+        Err(format!("an address is {ADDRESS_LEN} hexadecimal digits, for example {ADDRESS_EXAMPLE}"))
+    }
+}
+
+fn timeout(text: &str) -> Result<Duration, String> {
+    match humantime::parse_duration(text) {
+        Ok(Duration::ZERO) => Err("zero leaves no time for anything, try 30s".to_owned()),
+        Ok(duration) => Ok(duration),
+        Err(error) => Err(format!("{error}; write it like 30s, 500ms or 2m")),
+    }
+}
+
+/// Whether `--json` stands on a command line, even on one that cannot be parsed.
+pub(crate) fn wants_json(raw: &[OsString]) -> bool {
+    raw.iter().skip(1).take_while(|arg| *arg != "--").any(|arg| arg == "--json")
+}
+
+/// The parser's complaint in the form of every other error.
+pub(crate) fn usage(error: &clap::Error) -> Problem {
+    if error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
+        return Problem::new(Code::Usage, "no command was given").hint("p2p-cli --help");
+    }
+    // Paragraphs of the rendered text: the complaint, tips, the usage line, where help is.
+    let text = error.render().to_string();
+    let mut paragraphs = text.split("\n\n").map(one_line);
+    let complaint = paragraphs.next().unwrap_or_default();
+    let message = complaint.strip_prefix("error: ").unwrap_or(&complaint).to_owned();
+    let mut hint = "p2p-cli --help".to_owned();
+    for paragraph in paragraphs {
+        if let Some(tip) = paragraph.strip_prefix("tip: ") {
+            hint = tip.to_owned();
+            break;
+        }
+        if let Some(usage) = paragraph.strip_prefix("Usage: ") {
+            hint = usage.to_owned();
+        }
+    }
+    Problem::new(Code::Usage, message).hint(hint)
+}
+
+fn one_line(paragraph: &str) -> String {
+    paragraph.split_whitespace().collect::<Vec<_>>().join(" ")
+}

@@ -1,0 +1,177 @@
+//! The only place that prints: results on standard output, everything else on standard error.
+
+use std::fmt::Write as _;
+use std::io::{self, IsTerminal, Write as _};
+use std::os::fd::AsFd;
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressFinish, ProgressStyle};
+use p2p_api::types::{ErrorBody, ErrorDocument};
+use p2p_api::{Code, Problem};
+use serde::Serialize;
+use tokio::signal::unix::SignalKind;
+
+use crate::args;
+
+const BAR_KNOWN: &str = "{wide_bar} {binary_bytes} of {binary_total_bytes}, {binary_bytes_per_sec}, {eta} left";
+const BAR_UNKNOWN: &str = "{spinner} {binary_bytes}, {binary_bytes_per_sec}";
+
+/// How to print: as text for people, or as JSON.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Output {
+    json: bool,
+}
+
+impl Output {
+    pub(crate) fn new(json: bool) -> Self {
+        Self { json }
+    }
+
+    /// Prints the result of a command. A reader that has gone away is no failure.
+    pub(crate) fn result(self, document: &impl Serialize, text: &str) -> Result<(), Problem> {
+        let printed = if self.json {
+            serde_json::to_string(document).map_err(io::Error::from).and_then(|json| print(&json))
+        } else {
+            print(text)
+        };
+        match printed {
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+            Err(error) => Err(cannot_write("standard output", &error)),
+            Ok(()) => Ok(()),
+        }
+    }
+
+    /// Prints the result of a command whose text form is silence.
+    pub(crate) fn document(self, document: &impl Serialize) -> Result<(), Problem> {
+        if self.json { self.result(document, "") } else { Ok(()) }
+    }
+
+    /// Says something beside the result. Silent with JSON: standard error then carries failures only.
+    pub(crate) fn note(self, text: &str) {
+        if !self.json {
+            complain(&plain(text));
+        }
+    }
+
+    /// Prints a failure and returns its exit code.
+    pub(crate) fn failure(self, problem: &Problem) -> u8 {
+        let mut text = format!("error: {}", plain(&problem.message));
+        if let Some(hint) = &problem.hint {
+            text.push_str(&format!("\nhint: {}", plain(hint)));
+        }
+        self.error(&ErrorDocument::from(problem), &text)
+    }
+
+    /// Help and version where asked for, a failure otherwise. Returns the exit code.
+    pub(crate) fn parser_says(self, error: &clap::Error) -> u8 {
+        if !error.use_stderr() {
+            // Nobody is left to tell when help cannot be printed.
+            let _ = error.print();
+            return 0;
+        }
+        let problem = args::usage(error);
+        if self.json || error.kind() != clap::error::ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
+            return self.failure(&problem);
+        }
+        let _ = error.print();
+        problem.code.exit()
+    }
+
+    /// Ends a command cut short by a signal: silent for people, who pressed the key. Returns the exit code.
+    pub(crate) fn interrupted(self, signal: SignalKind) -> u8 {
+        let exit = u8::try_from(128 + signal.as_raw_value()).unwrap_or(u8::MAX);
+        if self.json {
+            let error = ErrorBody { code: Code::Other, message: "interrupted".to_owned(), hint: None, exit };
+            self.error(&ErrorDocument { error }, "");
+        }
+        exit
+    }
+
+    fn error(self, document: &ErrorDocument, text: &str) -> u8 {
+        match serde_json::to_string(document) {
+            Ok(json) if self.json => complain(&json),
+            _ => complain(text),
+        }
+        document.error.exit
+    }
+
+    /// A bar on standard error when that is a terminal, and one that draws nothing otherwise. It goes when dropped.
+    pub(crate) fn bar(self, len: Option<u64>) -> ProgressBar {
+        if self.json || !io::stderr().is_terminal() {
+            return ProgressBar::hidden();
+        }
+        let template = if len.is_some() { BAR_KNOWN } else { BAR_UNKNOWN };
+        let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
+        ProgressBar::with_draw_target(len, ProgressDrawTarget::stderr())
+            .with_style(style)
+            .with_finish(ProgressFinish::AndClear)
+    }
+}
+
+/// Whether standard output is a terminal, where content and a bar would mix.
+pub(crate) fn stdout_is_terminal() -> bool {
+    io::stdout().is_terminal()
+}
+
+/// Standard output for content: without the line buffer of `io::stdout`, which would search it for newlines.
+pub(crate) fn stdout_for_content() -> io::Result<std::fs::File> {
+    Ok(io::stdout().as_fd().try_clone_to_owned()?.into())
+}
+
+/// What to say when bytes cannot be written.
+pub(crate) fn cannot_write(what: &str, error: &io::Error) -> Problem {
+    let code = match error.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Code::Full,
+        _ => Code::Other,
+    };
+    Problem::new(code, format!("cannot write {what}: {error}"))
+}
+
+/// Names with their values, aligned; a name has as many lines as it has values.
+#[derive(Default)]
+pub(crate) struct Listing(Vec<(&'static str, String)>);
+
+impl Listing {
+    #[must_use]
+    pub(crate) fn line(mut self, name: &'static str, value: impl Into<String>) -> Self {
+        self.0.push((name, value.into()));
+        self
+    }
+
+    /// One line per value, the name on the first only.
+    #[must_use]
+    pub(crate) fn lines<'a>(mut self, name: &'static str, values: impl IntoIterator<Item = &'a String>) -> Self {
+        let mut name = name;
+        for value in values {
+            self.0.push((name, value.clone()));
+            name = "";
+        }
+        self
+    }
+
+    pub(crate) fn text(&self) -> String {
+        let width = self.0.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
+        let mut text = String::new();
+        for (index, (name, value)) in self.0.iter().enumerate() {
+            let end = if index == 0 { "" } else { "\n" };
+            // Writing to a string cannot fail.
+            let _ = write!(text, "{end}{name:width$}  {}", plain(value));
+        }
+        text
+    }
+}
+
+fn print(line: &str) -> io::Result<()> {
+    let mut stdout = io::stdout().lock();
+    writeln!(stdout, "{line}")?;
+    stdout.flush()
+}
+
+/// Nobody is left to tell when standard error is closed, so a failure here is none.
+fn complain(text: &str) {
+    let _ = writeln!(io::stderr(), "{text}");
+}
+
+/// Names come from files and from other nodes: what would steer the terminal is shown as a mark.
+fn plain(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() && c != '\n' { char::REPLACEMENT_CHARACTER } else { c }).collect()
+}
