@@ -1,3 +1,312 @@
-//! The node as a library.
+//! A node: one process that is a member of a cluster.
+//!
+//! [`Node::start`] brings the parts up in order, [`Node::stop`] takes them down in reverse. Everything a user can do is a
+//! method of [`Handle`]; the HTTP API calls those. This crate is the only one that knows the swarm, SQLite and HTTP, and
+//! decides nothing that the protocol crates could.
 
+mod admission;
+pub mod cluster;
+pub mod config;
+mod error;
+mod files;
+pub mod handle;
+mod http;
+mod identity;
+mod lock;
+mod metrics;
+mod peers;
 pub mod store;
+mod swarm;
+pub mod telemetry;
+pub mod ticket;
+
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use libp2p::Multiaddr;
+use libp2p::multiaddr::Protocol;
+use p2p_dht::content::Content;
+use p2p_dht::exchange::client::Client;
+use p2p_dht::exchange::server::Server;
+use p2p_dht::exchange::{Counters, CurrentCluster};
+use p2p_dht::hold;
+use p2p_dht::store::{ObjectStore, StoreError};
+use p2p_gossip::wire::streams::Inbound;
+use prometheus_client::registry::Registry;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use admission::Admission;
+use cluster::Cluster;
+use config::Config;
+use handle::{Inner, Network, STALL_DEFAULT};
+use lock::HomeLock;
+use peers::{Peers, PeersFile};
+use store::Objects;
+use swarm::{Command, Net, NetConfig};
+use ticket::Ticket;
+
+pub use error::StartError;
+pub use handle::Handle;
+
+/// Longest orderly stop; what is not done by then is left, and nothing acknowledged is lost by it.
+pub const STOP_TIME_MAX: Duration = Duration::from_secs(8);
+
+/// How often the store is tidied: expired uploads let go, free space given back.
+const TIDY_PERIOD: Duration = Duration::from_secs(60);
+
+/// A node that runs.
+pub struct Node {
+    handle: Handle,
+    store: Objects,
+    tasks: JoinSet<()>,
+    net: tokio::task::JoinHandle<()>,
+    _lock: HomeLock,
+}
+
+/// A home and who it is, before anything runs.
+pub struct Prepared {
+    /// This node.
+    pub peer: libp2p::PeerId,
+    /// Its cluster.
+    pub cluster: Cluster,
+    keypair: libp2p::identity::Keypair,
+    peers: Peers,
+    lock: HomeLock,
+}
+
+impl Prepared {
+    /// Makes a home where there is none, takes its lock, and lets it join what the configuration names.
+    ///
+    /// # Errors
+    /// When the home cannot be used, is held by another process, or belongs to another cluster than a ticket.
+    pub fn new(config: &Config) -> Result<Self, StartError> {
+        make_home(&config.home)?;
+        let lock = HomeLock::take(&config.home)?;
+        let keypair = identity::load_or_create(&config.home)?;
+        let peer = keypair.public().to_peer_id();
+        let mut cluster = Cluster::load_or_make(&config.home)?;
+        let mut peers = Peers::new(peer, load_peers(&config.home)?);
+        for target in &config.join {
+            join_at_start(config, target, &mut cluster, &mut peers)?;
+        }
+        if let Some(file) = peers.take_changes() {
+            let bytes = serde_json::to_vec_pretty(&file).map_err(|error| StartError::Home(error.to_string()))?;
+            let path = peers_path(&config.home);
+            files::replace(&path, &bytes, files::Access::Plain).map_err(error::file_error(&path))?;
+        }
+        Ok(Self { peer, cluster, keypair, peers, lock })
+    }
+
+    /// A ticket of the home's cluster, with those of its addresses that are known without running.
+    pub fn ticket(&self, config: &Config) -> Ticket {
+        let named = if config.advertise.is_empty() { &config.listen } else { &config.advertise };
+        let certain = named.iter().filter(|address| is_certain(address)).take(ticket::ADDRESSES_MAX);
+        let addresses = certain.map(|address| address.clone().with(Protocol::P2p(self.peer))).collect();
+        Ticket { cluster: self.cluster.id, key: self.cluster.keys[0].clone(), addresses }
+    }
+}
+
+impl Node {
+    /// Starts a node.
+    ///
+    /// # Errors
+    /// Why it does not start; the home is left as it was.
+    pub async fn start(config: Config) -> Result<Self, StartError> {
+        let Prepared { peer, cluster, keypair, peers, lock } = Prepared::new(&config)?;
+        let store = Objects::open(&config.home, config.storage_max)?;
+        let socket = p2p_api::home::socket_path(&config.home)
+            .map_err(|source| StartError::Socket { path: config.home.clone(), source })?;
+        let listener =
+            http::bind(&socket).map_err(|source| StartError::Socket { path: socket.clone(), source })?;
+        let admission = Admission::new(keypair.clone(), &cluster.keys)
+            .map_err(|error| StartError::Home(format!("the identity cannot be used: {error}")))?;
+        let mut registry = Registry::default();
+        let net = swarm::start(
+            NetConfig {
+                keypair,
+                admission: admission.clone(),
+                listen: config.listen.clone(),
+                advertise: config.advertise.clone(),
+                peers,
+                peers_file: peers_path(&config.home),
+            },
+            &mut registry,
+        )
+        .await?;
+        let Net { commands, view, counters: net_counters, inbound_dropped, control, inbound, task } = net;
+        let (cluster_id, current) = watch::channel(cluster.id);
+        let counters = Arc::new(Counters::default());
+        let client = Client::new(control, current.clone(), counters.clone());
+        let network = Network { me: peer, commands, view };
+        let content = Content::new(store.clone(), network.clone(), client.clone(), counters.clone());
+        let stopping = CancellationToken::new();
+        let handle = Handle {
+            inner: Arc::new(Inner {
+                config,
+                me: peer,
+                started: Instant::now(),
+                cluster: Mutex::new(cluster),
+                cluster_id,
+                admission,
+                net: network,
+                content,
+                socket,
+                stopping: stopping.clone(),
+            }),
+        };
+        let metrics = Arc::new(metrics::Metrics::new(registry, counters.clone(), net_counters, inbound_dropped));
+        let mut tasks = JoinSet::new();
+        tasks.spawn(serve_peers(store.clone(), inbound, current, counters));
+        tasks.spawn(tidy(store.clone(), client));
+        tasks.spawn(resume(handle.clone()));
+        tasks.spawn(serve_api(listener, http::Api { handle: handle.clone(), metrics }, stopping));
+        tracing::info!(%peer, home = %handle.inner.config.home.display(), "node started");
+        Ok(Self { handle, store, tasks, net: task, _lock: lock })
+    }
+
+    /// What can be done with it.
+    pub fn handle(&self) -> &Handle {
+        &self.handle
+    }
+
+    /// Waits until the store has failed, which is the one thing that a node cannot go on without.
+    pub async fn failed(&self) -> StoreError {
+        self.store.failed().await
+    }
+
+    /// Stops in an orderly way, within [`STOP_TIME_MAX`].
+    pub async fn stop(mut self) {
+        let stop = async {
+            self.handle.inner.stopping.cancel();
+            let _ = self.handle.inner.net.commands.send(Command::Stop).await;
+            let _ = (&mut self.net).await;
+            self.tasks.abort_all();
+            while self.tasks.join_next().await.is_some() {}
+            self.store.close().await;
+        };
+        if tokio::time::timeout(STOP_TIME_MAX, stop).await.is_err() {
+            tracing::warn!("not everything could be ended in time");
+        }
+        let _ = std::fs::remove_file(self.handle.socket());
+        tracing::info!("node stopped");
+    }
+}
+
+/// Hands every stream that a member opens to a task of its own.
+async fn serve_peers(store: Objects, mut inbound: Inbound, cluster: CurrentCluster, counters: Arc<Counters>) {
+    let server = Server::new(store, cluster, counters);
+    let mut streams = JoinSet::new();
+    loop {
+        tokio::select! {
+            stream = inbound.recv() => match stream {
+                Some((peer, stream)) => drop(streams.spawn(server.clone().serve(peer, stream))),
+                None => return,
+            },
+            Some(_ended) = streams.join_next() => {}
+        }
+    }
+}
+
+async fn serve_api(listener: tokio::net::UnixListener, api: http::Api, stop: CancellationToken) {
+    if let Err(error) = http::serve(listener, api, stop).await {
+        tracing::error!(%error, "the API ended");
+    }
+}
+
+/// Lets go of what has expired, closes links that nobody uses.
+async fn tidy(store: Objects, client: Client) {
+    let mut period = tokio::time::interval(TIDY_PERIOD);
+    period.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        period.tick().await;
+        client.close_idle();
+        loop {
+            match store.write(0, hold::expire).await {
+                Ok(true) => {}
+                Ok(false) => break,
+                Err(error) => {
+                    tracing::warn!(%error, "cannot let go of expired uploads");
+                    break;
+                }
+            }
+        }
+        store.give_back_space().await;
+    }
+}
+
+/// Takes up puts that lacked copies when the node last stopped.
+async fn resume(handle: Handle) {
+    handle.until_ready().await;
+    match handle.inner.content.resume_puts(STALL_DEFAULT).await {
+        Ok(0) => {}
+        Ok(count) => tracing::info!(count, "bringing copies of earlier puts"),
+        Err(error) => tracing::warn!(%error, "cannot take up earlier puts"),
+    }
+}
+
+fn make_home(home: &Path) -> Result<(), StartError> {
+    use std::os::unix::fs::DirBuilderExt;
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(home).map_err(error::file_error(home))
+}
+
+fn peers_path(home: &Path) -> std::path::PathBuf {
+    home.join("peers.json")
+}
+
+fn load_peers(home: &Path) -> Result<PeersFile, StartError> {
+    let path = peers_path(home);
+    match files::read_if_there(&path).map_err(error::file_error(&path))? {
+        None => Ok(PeersFile::default()),
+        Some(bytes) => serde_json::from_slice(&bytes)
+            .map_err(|error| StartError::Home(format!("{} cannot be used: {error}", path.display()))),
+    }
+}
+
+/// Lets a home join by a ticket or an address before it runs.
+fn join_at_start(
+    config: &Config,
+    target: &str,
+    cluster: &mut Cluster,
+    peers: &mut Peers,
+) -> Result<(), StartError> {
+    if !ticket::looks_like_ticket(target) {
+        let address: Multiaddr = target
+            .parse()
+            .map_err(|_| StartError::Config("join: neither a ticket nor a multiaddress".into()))?;
+        peers.want(address);
+        return Ok(());
+    }
+    let ticket: Ticket =
+        target.parse().map_err(|error: ticket::NotATicket| StartError::Config(format!("join: {error}")))?;
+    if ticket.cluster != cluster.id {
+        if peers.ever_met() || has_content(&config.home)? {
+            return Err(StartError::OtherCluster);
+        }
+        *cluster = Cluster::joined(ticket.cluster, ticket.key);
+        cluster.save(&config.home)?;
+        peers.clear();
+    }
+    ticket.addresses.into_iter().for_each(|address| peers.want(address));
+    Ok(())
+}
+
+/// Whether a home that is not running holds any content.
+fn has_content(home: &Path) -> Result<bool, StartError> {
+    if !home.join("objects.db").exists() {
+        return Ok(false);
+    }
+    Ok(store::totals(home)?.objects > 0)
+}
+
+/// Whether an address can be dialed as it stands: no port to be chosen, no address of all interfaces.
+fn is_certain(address: &Multiaddr) -> bool {
+    address.iter().all(|part| match part {
+        Protocol::Ip4(ip) => !ip.is_unspecified(),
+        Protocol::Ip6(ip) => !ip.is_unspecified(),
+        Protocol::Tcp(port) => port != 0,
+        _ => true,
+    })
+}

@@ -1,1 +1,167 @@
-fn main() {}
+//! `p2p-node`: prepares a home, or runs the node of one.
+
+use std::io::Write;
+use std::path::Path;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use p2p_api::types::{ErrorDocument, Ready};
+use p2p_api::{Code, Problem};
+use p2p_node::config::{Process, Settings};
+use p2p_node::{Node, Prepared, StartError, telemetry};
+use tokio::io::AsyncReadExt;
+use tokio::signal::unix::{SignalKind, signal};
+
+/// A node of a peer-to-peer cluster.
+///
+/// Run one per machine; talk to it with p2p-cli.
+#[derive(Parser)]
+#[command(name = "p2p-node", version, arg_required_else_help = true)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Prepare a home without starting it, and print the ticket of its cluster
+    ///
+    /// Example: p2p-node init --home /srv/p2p --join-file ticket
+    Init {
+        #[command(flatten)]
+        settings: Settings,
+        /// Print a JSON document
+        #[arg(long)]
+        json: bool,
+    },
+    /// Run the node of a home, making the home where there is none
+    ///
+    /// Example: p2p-node run --home /srv/p2p
+    Run {
+        #[command(flatten)]
+        settings: Settings,
+        /// End when standard input does, as a child that must not outlive its parent
+        #[arg(long, hide = true)]
+        exit_with_stdin: bool,
+    },
+}
+
+fn main() -> ExitCode {
+    let (result, json) = match Arguments::parse().command {
+        Command::Init { settings, json } => (init(settings, json), json),
+        Command::Run { settings, exit_with_stdin } => (run(settings, exit_with_stdin), false),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(problem) => {
+            report(&problem, json);
+            ExitCode::from(problem.code.exit())
+        }
+    }
+}
+
+fn init(settings: Settings, json: bool) -> Result<(), Problem> {
+    let (config, _) = settings.resolve()?;
+    let prepared = Prepared::new(&config)?;
+    let ticket = prepared.ticket(&config).to_string();
+    let line = if json {
+        let document = serde_json::json!({ "peer": prepared.peer.to_string(), "home": config.home, "ticket": ticket });
+        document.to_string()
+    } else {
+        ticket
+    };
+    match writeln!(std::io::stdout(), "{line}") {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(other(&error)),
+        _ => Ok(()),
+    }
+}
+
+fn run(settings: Settings, exit_with_stdin: bool) -> Result<(), Problem> {
+    let (config, process) = settings.resolve()?;
+    telemetry::start(&process)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(|error| other(&error))?;
+    let ended = runtime.block_on(run_until_told(config, process, exit_with_stdin));
+    // Threads that still read a closed standard input must not keep the process.
+    runtime.shutdown_background();
+    ended
+}
+
+async fn run_until_told(
+    config: p2p_node::config::Config,
+    process: Process,
+    exit_with_stdin: bool,
+) -> Result<(), Problem> {
+    let mut terminated = signal(SignalKind::terminate()).map_err(|error| other(&error))?;
+    let mut interrupted = signal(SignalKind::interrupt()).map_err(|error| other(&error))?;
+    let home = config.home.clone();
+    let node = Node::start(config).await?;
+    let until_told = async {
+        tokio::select! {
+            _ = terminated.recv() => {}
+            _ = interrupted.recv() => {}
+            () = end_of_stdin(), if exit_with_stdin => {}
+        }
+    };
+    let announce = async {
+        node.handle().until_ready().await;
+        let announced = announce(&node, &home, process.ready_file.as_deref());
+        match announced {
+            Ok(()) => std::future::pending::<Problem>().await,
+            Err(problem) => problem,
+        }
+    };
+    let result = tokio::select! {
+        () = until_told => Ok(()),
+        problem = announce => Err(problem),
+        error = node.failed() => Err(Problem::new(Code::Other, error.to_string())
+            .hint("Check the disk; what was acknowledged is in the store and is there after a restart.")),
+    };
+    node.stop().await;
+    if let Some(path) = &process.ready_file {
+        let _ = std::fs::remove_file(path);
+    }
+    result
+}
+
+/// Says that the node is ready: in the log, and in a file for whoever started it.
+fn announce(node: &Node, home: &Path, ready_file: Option<&Path>) -> Result<(), Problem> {
+    let handle = node.handle();
+    let ready = Ready {
+        pid: std::process::id(),
+        peer: handle.peer().to_string(),
+        home: std::path::absolute(home).map_err(|error| other(&error))?,
+        socket: handle.socket().to_owned(),
+        addresses: handle.addresses().iter().map(ToString::to_string).collect(),
+    };
+    tracing::info!(addresses = ?ready.addresses, socket = %ready.socket.display(), "ready");
+    let Some(path) = ready_file else { return Ok(()) };
+    let temporary = path.with_extension("new");
+    let text = serde_json::to_vec(&ready).map_err(|error| other(&error))?;
+    std::fs::write(&temporary, text).and_then(|()| std::fs::rename(&temporary, path)).map_err(|error| {
+        Problem::new(Code::Config, format!("cannot write the ready file {}: {error}", path.display()))
+    })
+}
+
+async fn end_of_stdin() {
+    let mut stdin = tokio::io::stdin();
+    let mut buffer = [0; 256];
+    while stdin.read(&mut buffer).await.is_ok_and(|len| len > 0) {}
+}
+
+fn report(problem: &Problem, json: bool) {
+    let mut stderr = std::io::stderr();
+    let text = if json {
+        serde_json::to_string(&ErrorDocument::from(problem)).unwrap_or_default()
+    } else {
+        let hint = problem.hint.as_ref().map(|hint| format!("\nhint: {hint}")).unwrap_or_default();
+        format!("error: {}{hint}", problem.message)
+    };
+    let _ = writeln!(stderr, "{text}");
+}
+
+fn other(error: &dyn std::fmt::Display) -> Problem {
+    Problem::new(Code::Other, error.to_string())
+}
+
+// `StartError` becomes a problem with its code at every `?` above.
+const _: fn(StartError) -> Problem = Problem::from;

@@ -11,12 +11,15 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use p2p_dht::store::{ObjectStore, ObjectTx, ObjectView, StoreError, StoreResult};
+use p2p_dht::store::{ObjectStore, ObjectTx, ObjectView, StoreError, StoreResult, Totals};
 use tokio::sync::{oneshot, watch};
 
 use threads::{Finish, ReadJob, Threads, WriteJob};
 
 pub use objects::OpenError;
+
+/// Name of the file in the home.
+const FILE_NAME: &str = "objects.db";
 
 /// Bytes that one commit writes at most, unless a single rule writes more.
 pub const COMMIT_LEN_MAX: usize = 16 << 20;
@@ -32,6 +35,14 @@ pub const READERS: usize = 2;
 
 /// Free space of the file system that stays free, in bytes.
 pub const DISK_FREE_MIN: u64 = 256 << 20;
+
+/// How much a store has whose node does not run.
+///
+/// # Errors
+/// When the file cannot be read.
+pub(crate) fn totals(home: &Path) -> Result<Totals, OpenError> {
+    objects::Reader::open(&home.join(FILE_NAME))?.totals()
+}
 
 /// The object store of a node. Cheap to clone; the threads end when the last clone is gone, or by [`Self::close`].
 #[derive(Clone)]

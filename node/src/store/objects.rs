@@ -153,6 +153,13 @@ impl Reader {
         Ok(Self { view: View { db } })
     }
 
+    /// How much there is.
+    pub(super) fn totals(&mut self) -> Result<Totals, OpenError> {
+        let path = self.view.db.path().map(PathBuf::from).unwrap_or_default();
+        let state = State::load(&self.view.db).map_err(|source| OpenError::Sqlite { path, source })?;
+        Ok(state.totals)
+    }
+
     /// Answers a query from one consistent state.
     pub(super) fn run(&mut self, job: ReadJob) {
         match self.view.db.execute_batch("BEGIN") {

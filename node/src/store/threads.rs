@@ -8,7 +8,7 @@ use p2p_dht::store::{ObjectTx, ObjectView, StoreError, StoreResult};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::objects::{OpenError, Reader, Writer};
-use super::{COMMIT_LEN_MAX, COMMIT_RULES_MAX, READERS, Skipped, WRITE_QUEUE_LEN};
+use super::{COMMIT_LEN_MAX, COMMIT_RULES_MAX, FILE_NAME, READERS, Skipped, WRITE_QUEUE_LEN};
 
 /// Tells a caller what became of its rule, once that is certain.
 pub(super) type Finish = Box<dyn FnOnce(StoreResult<()>) + Send>;
@@ -43,7 +43,7 @@ impl Threads {
         skipped: Skipped,
         failed: watch::Sender<Option<StoreError>>,
     ) -> Result<Self, OpenError> {
-        let path: PathBuf = home.join("objects.db");
+        let path: PathBuf = home.join(FILE_NAME);
         let writer = Writer::open(&path, bytes_max, skipped)?;
         let (writer_queue, commands) = mpsc::channel(WRITE_QUEUE_LEN);
         let (reader_queue, queries) = mpsc::channel(WRITE_QUEUE_LEN);

@@ -1,0 +1,113 @@
+//! Why a node does not start, and how failures look at its API.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use p2p_api::{Code, Problem};
+use p2p_dht::content::ContentError;
+use p2p_dht::get::GetError;
+use p2p_dht::store::StoreError;
+
+use crate::store::OpenError;
+
+/// Why a node does not start. The home is left as it was.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The configuration cannot be used.
+    #[error("{0}")]
+    Config(String),
+    /// Another process holds the home.
+    #[error("the home {} is held by another node{}", home.display(), holder(*pid))]
+    Locked {
+        /// The home.
+        home: PathBuf,
+        /// The process, where it is known.
+        pid: Option<u32>,
+    },
+    /// Something in the home cannot be used.
+    #[error("{0}")]
+    Home(String),
+    /// The store cannot be opened.
+    #[error(transparent)]
+    Store(#[from] OpenError),
+    /// An address cannot be listened on.
+    #[error("cannot listen on {address}: {reason}")]
+    Listen {
+        /// The address.
+        address: String,
+        /// Why not.
+        reason: String,
+    },
+    /// The API's socket cannot be opened.
+    #[error("cannot open the socket {}: {source}", path.display())]
+    Socket {
+        /// The socket.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// The ticket belongs to another cluster, and this home has a history.
+    #[error("this home is in another cluster than the ticket")]
+    OtherCluster,
+}
+
+fn holder(pid: Option<u32>) -> String {
+    pid.map(|pid| format!(", process {pid}")).unwrap_or_default()
+}
+
+/// Names the file in a failure.
+pub(crate) fn file_error(path: &Path) -> impl FnOnce(io::Error) -> StartError {
+    move |error| StartError::Home(format!("{}: {error}", path.display()))
+}
+
+impl From<StartError> for Problem {
+    fn from(error: StartError) -> Self {
+        let message = error.to_string();
+        match error {
+            StartError::Config(_) => {
+                Problem::new(Code::Config, message).hint("See `p2p-node run --help` for what can be set.")
+            }
+            StartError::Locked { home, .. } => Problem::new(Code::Locked, message)
+                .hint(format!("Ask that node: p2p-cli --home {} status", home.display())),
+            StartError::Home(_) | StartError::Socket { .. } => Problem::new(Code::Other, message),
+            StartError::Store(OpenError::Newer { .. }) => Problem::new(Code::UnsupportedVersion, message)
+                .hint("Start the newer version that wrote it; the file was not touched."),
+            StartError::Store(_) => Problem::new(Code::Other, message),
+            StartError::Listen { .. } => {
+                Problem::new(Code::Config, message).hint("Choose another address with --listen.")
+            }
+            StartError::OtherCluster => {
+                Problem::new(Code::Config, message).hint("Use a new home for the other cluster: --home DIR")
+            }
+        }
+    }
+}
+
+/// How a failure of content looks at the API.
+pub(crate) fn content_problem(error: &ContentError) -> Problem {
+    let message = error.to_string();
+    match error {
+        ContentError::Get(GetError::NotFound { .. }) => Problem::new(Code::NotFound, message)
+            .hint("Check the address, and `p2p-cli status` for how many members are reachable."),
+        ContentError::Get(GetError::OutOfRange(_)) => Problem::new(Code::Usage, message),
+        ContentError::Get(GetError::Stalled(_)) => Problem::new(Code::TimedOut, message)
+            .hint("Its holders may be down; `p2p-cli stat ADDRESS` counts the copies that can be reached."),
+        ContentError::Full => {
+            Problem::new(Code::Full, message).hint("Raise --storage-max, free disk space, or put on another node.")
+        }
+        ContentError::Store(error) => store_problem(error),
+        ContentError::Source(_) => Problem::new(Code::Other, message),
+        ContentError::TooLong => Problem::new(Code::Usage, message),
+        ContentError::Stopping => Problem::new(Code::NotReady, message),
+    }
+}
+
+pub(crate) fn store_problem(error: &StoreError) -> Problem {
+    let message = error.to_string();
+    match error {
+        StoreError::Damaged(_) => Problem::new(Code::Integrity, message),
+        StoreError::DiskFull => Problem::new(Code::Full, message).hint("Free disk space."),
+        StoreError::Failed(_) => Problem::new(Code::Other, message).hint("Look at the node's log and its disk."),
+        StoreError::Closed => Problem::new(Code::NotReady, "the node is stopping"),
+    }
+}

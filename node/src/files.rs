@@ -1,0 +1,47 @@
+//! Small files in the home, written whole or not at all.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+/// Who may read a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Access {
+    /// This user alone.
+    Secret,
+    /// Whoever may read the home.
+    Plain,
+}
+
+/// Replaces a file so that after a crash either the old or the new content is there, and durable once this returns.
+pub(crate) fn replace(path: &Path, bytes: &[u8], access: Access) -> io::Result<()> {
+    let dir = path.parent().ok_or_else(|| io::Error::other("a file needs a folder"))?;
+    let mut name = path.file_name().ok_or_else(|| io::Error::other("a file needs a name"))?.to_owned();
+    name.push(format!(".{}.new", std::process::id()));
+    let temporary = dir.join(name);
+    let mode = match access {
+        Access::Secret => 0o600,
+        Access::Plain => 0o644,
+    };
+    let written = (|| {
+        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(mode).open(&temporary)?;
+        file.write_all(bytes)?;
+        file.sync_all()?;
+        fs::rename(&temporary, path)?;
+        File::open(dir)?.sync_all()
+    })();
+    if written.is_err() {
+        let _ = fs::remove_file(&temporary);
+    }
+    written
+}
+
+/// The content of a file, or None where there is none.
+pub(crate) fn read_if_there(path: &Path) -> io::Result<Option<Vec<u8>>> {
+    match fs::read(path) {
+        Ok(bytes) => Ok(Some(bytes)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}

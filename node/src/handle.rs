@@ -1,0 +1,394 @@
+//! What a user can do with a node: one method per action. The API calls these and nothing else.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use futures::Stream;
+use libp2p::{Multiaddr, PeerId};
+use p2p_api::types::{Health, JoinResult, MemberCounts, PutResult, Stat, Status, TicketResult};
+use p2p_api::{Code, Problem};
+use p2p_dht::content::{Content, Download, GetOptions, Locator, PutOptions};
+use p2p_dht::kademlia::{self, FoundPeer};
+use p2p_dht::placement;
+use p2p_dht::store::ObjectStore;
+use p2p_dht::tree::{PlacementKey, RootId};
+use p2p_gossip::wire::ClusterId;
+use tokio::sync::{mpsc, oneshot, watch};
+
+use crate::admission::Admission;
+use crate::cluster::{Cluster, Origin};
+use crate::config::Config;
+use crate::error::{StartError, content_problem, store_problem};
+use crate::peers::{self, DialOutcome};
+use crate::store::Objects;
+use crate::swarm::{Command, NetView};
+use crate::ticket::{self, Ticket};
+
+/// Copies that must be durable before a put is a success, unless it says otherwise and once another member was met.
+pub const ACKS_DEFAULT: u32 = 2;
+
+/// Longest wait without progress, unless a request says otherwise.
+pub const STALL_DEFAULT: Duration = Duration::from_secs(30);
+
+/// Longest wait that a request may ask for.
+pub const STALL_MAX: Duration = Duration::from_secs(24 * 3600);
+
+/// How long a lookup may take before the members that are connected decide where things belong.
+const LOOKUP_WAIT: Duration = Duration::from_secs(2);
+
+/// How long a node that knows others waits for the first of them before it calls itself ready.
+const READY_WAIT: Duration = Duration::from_secs(10);
+
+/// A running node, for those who use it. Cheap to clone.
+#[derive(Clone)]
+pub struct Handle {
+    pub(crate) inner: Arc<Inner>,
+}
+
+pub(crate) struct Inner {
+    pub(crate) config: Config,
+    pub(crate) me: PeerId,
+    pub(crate) started: Instant,
+    pub(crate) cluster: Mutex<Cluster>,
+    pub(crate) cluster_id: watch::Sender<ClusterId>,
+    pub(crate) admission: Admission,
+    pub(crate) net: Network,
+    pub(crate) content: Content<Objects, Network>,
+    pub(crate) socket: PathBuf,
+    pub(crate) stopping: tokio_util::sync::CancellationToken,
+}
+
+/// The members as this node sees them, and the way to ask the swarm.
+#[derive(Clone)]
+pub struct Network {
+    pub(crate) me: PeerId,
+    pub(crate) commands: mpsc::Sender<Command>,
+    pub(crate) view: watch::Receiver<NetView>,
+}
+
+impl Network {
+    async fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Option<T> {
+        let (reply, answer) = oneshot::channel();
+        self.commands.send(command(reply)).await.ok()?;
+        answer.await.ok()
+    }
+}
+
+impl Locator for Network {
+    fn me(&self) -> PeerId {
+        self.me
+    }
+
+    fn members(&self) -> Vec<PeerId> {
+        self.view.borrow().alive.iter().copied().chain([self.me]).collect()
+    }
+
+    async fn closest(&self, key: PlacementKey, count: usize) -> Vec<PeerId> {
+        let members = self.members();
+        let lookup = self.ask(|reply| Command::Lookup(kademlia::lookup_key(&key), reply));
+        let found = tokio::time::timeout(LOOKUP_WAIT, lookup).await.ok().flatten().unwrap_or_default();
+        // Kademlia never names this node, and a lookup cut short names too few: those who are connected are closest to
+        // being the truth.
+        let found = found.into_iter().map(|FoundPeer { peer, .. }| peer);
+        placement::closest(&key, found.chain(members), count)
+    }
+}
+
+/// What a put may ask for.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct PutRequest {
+    /// Copies wanted.
+    pub replicas: Option<u32>,
+    /// Copies that make it a success.
+    pub acks: Option<u32>,
+    /// Longest wait without progress.
+    pub stall: Option<Duration>,
+}
+
+impl Handle {
+    /// Stores the bytes of a stream.
+    ///
+    /// # Errors
+    /// When they cannot be stored here. Too few copies are no error: see [`PutResult::problem`].
+    pub async fn put<B>(&self, bytes: B, request: PutRequest) -> Result<PutResult, Problem>
+    where
+        B: Stream<Item = std::io::Result<Bytes>> + Send + Unpin,
+    {
+        let options = self.put_options(request)?;
+        let uploaded = self.inner.content.put(bytes, options).await.map_err(|error| content_problem(&error))?;
+        let copies = uploaded.report.copies;
+        let problem = (!uploaded.report.enough).then(|| {
+            let acks = options.acks;
+            let message = format!("stored, but only {copies} of {acks} copies were acknowledged in time");
+            Problem::new(Code::Partial, message)
+                .hint("The node goes on bringing copies; `p2p-cli stat ADDRESS` counts them.")
+        });
+        Ok(PutResult {
+            address: uploaded.root.to_string(),
+            size: uploaded.len,
+            copies,
+            replicas: options.replicas,
+            problem,
+        })
+    }
+
+    fn put_options(&self, request: PutRequest) -> Result<PutOptions, Problem> {
+        let replicas = request.replicas.unwrap_or(self.inner.config.replicas);
+        if !(1..=placement::REPLICAS_MAX).contains(&replicas) {
+            let message = format!("replicas must be 1 to {}, not {replicas}", placement::REPLICAS_MAX);
+            return Err(Problem::new(Code::Usage, message));
+        }
+        let alone = !self.inner.net.view.borrow().ever_met;
+        let acks_default = if alone { 1 } else { ACKS_DEFAULT.min(replicas) };
+        let acks = request.acks.unwrap_or(acks_default);
+        if !(1..=replicas).contains(&acks) {
+            return Err(Problem::new(Code::Usage, format!("acks must be 1 to the {replicas} replicas, not {acks}")));
+        }
+        Ok(PutOptions { replicas, acks, stall: stall(request.stall) })
+    }
+
+    /// Finds content and begins to bring its bytes.
+    ///
+    /// # Errors
+    /// When it cannot be found, or nothing of it can be had.
+    pub async fn get(&self, root: RootId, options: GetOptions) -> Result<Download, Problem> {
+        self.inner.content.get(root, options).await.map_err(|error| content_problem(&error))
+    }
+
+    /// Counts the copies of content.
+    ///
+    /// # Errors
+    /// When it cannot be found.
+    pub async fn stat(&self, root: RootId, wait: Option<Duration>) -> Result<Stat, Problem> {
+        let stat = self.inner.content.stat(root, stall(wait)).await.map_err(|error| content_problem(&error))?;
+        Ok(Stat {
+            address: root.to_string(),
+            cid: cid(&root),
+            size: stat.len,
+            objects: stat.objects,
+            replicas: self.inner.config.replicas,
+            copies_min: stat.copies_min,
+            holders: stat.holders.iter().map(ToString::to_string).collect(),
+        })
+    }
+
+    /// What this node is and how it does.
+    ///
+    /// # Errors
+    /// When the store does not answer.
+    pub async fn status(&self) -> Result<Status, Problem> {
+        let totals = self.inner.content.store().read(|view| view.totals()).await;
+        let totals = totals.map_err(|error| store_problem(&error))?;
+        let view = self.inner.net.view.borrow().clone();
+        let (health, reasons) = health(&view, totals.bytes, self.inner.config.storage_max);
+        Ok(Status {
+            peer: self.inner.me.to_string(),
+            name: self.inner.config.name.clone(),
+            cluster: self.inner.cluster_id.borrow().to_string(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            health,
+            reasons,
+            members: MemberCounts { alive: view.alive.len() as u32 + 1 },
+            addresses: view.addresses.iter().map(ToString::to_string).collect(),
+            objects: totals.objects,
+            bytes: totals.bytes,
+            storage_max: self.inner.config.storage_max,
+        })
+    }
+
+    /// A ticket by which others join.
+    pub fn ticket(&self) -> TicketResult {
+        let cluster = self.cluster();
+        let addresses = self.inner.net.view.borrow().addresses.clone();
+        let addresses = addresses.into_iter().take(ticket::ADDRESSES_MAX).collect();
+        let ticket = Ticket { cluster: cluster.id, key: cluster.keys[0].clone(), addresses };
+        TicketResult { ticket: ticket.to_string() }
+    }
+
+    /// Joins by a ticket or by a member's address.
+    ///
+    /// # Errors
+    /// When the target makes no sense, belongs elsewhere, refuses, or does not answer.
+    pub async fn join(&self, target: &str, wait: Option<Duration>) -> Result<JoinResult, Problem> {
+        let wait = wait.unwrap_or(STALL_DEFAULT).min(STALL_MAX);
+        let addresses = if ticket::looks_like_ticket(target) {
+            let ticket: Ticket =
+                target.parse().map_err(|error: ticket::NotATicket| Problem::new(Code::Usage, error.to_string()))?;
+            self.enter(&ticket).await?;
+            ticket.addresses
+        } else {
+            vec![self.member_address(target)?]
+        };
+        self.inner.net.ask(|done| Command::Want(addresses.clone(), done)).await.ok_or_else(stopping)?;
+        match tokio::time::timeout(wait, self.dial_any(addresses)).await {
+            Ok(Ok(peer)) => {
+                Ok(JoinResult { peer: peer.to_string(), cluster: self.inner.cluster_id.borrow().to_string() })
+            }
+            Ok(Err(problem)) => Err(problem),
+            Err(_elapsed) => Err(no_answer()),
+        }
+    }
+
+    /// Waits until the node is ready and, where asked, so many members are reachable, itself included.
+    ///
+    /// # Errors
+    /// When that takes longer than `wait`.
+    pub async fn wait(&self, members: Option<u32>, wait: Duration) -> Result<Status, Problem> {
+        let mut view = self.inner.net.view.clone();
+        let wanted = members.unwrap_or(1) as usize;
+        let reached = async {
+            self.until_ready().await;
+            view.wait_for(|view| view.alive.len() + 1 >= wanted).await.is_ok()
+        };
+        match tokio::time::timeout(wait.min(STALL_MAX), reached).await {
+            Ok(true) => self.status().await,
+            Ok(false) => Err(stopping()),
+            Err(_elapsed) => {
+                let view = self.inner.net.view.borrow().clone();
+                let message = format!("{} members are reachable after {wait:?}, not {wanted}", view.alive.len() + 1);
+                Err(Problem::new(Code::TimedOut, message).hint("`p2p-cli status` says who is missing and why."))
+            }
+        }
+    }
+
+    /// Whether the node is ready; if not, why.
+    pub fn readiness(&self) -> Result<(), Problem> {
+        if self.inner.stopping.is_cancelled() {
+            return Err(stopping());
+        }
+        if is_ready(&self.inner.net.view.borrow(), self.inner.started) {
+            return Ok(());
+        }
+        Err(Problem::new(Code::NotReady, "no other member was met yet").hint("Wait: p2p-cli wait --ready"))
+    }
+
+    /// Waits until the node is ready: another member is met where any is known, or some time has passed.
+    pub async fn until_ready(&self) {
+        let mut view = self.inner.net.view.clone();
+        let started = self.inner.started;
+        let met = view.wait_for(|view| is_ready(view, started));
+        let _ = tokio::time::timeout_at((started + READY_WAIT).into(), met).await;
+    }
+
+    /// The API's socket.
+    pub fn socket(&self) -> &std::path::Path {
+        &self.inner.socket
+    }
+
+    /// Where others reach this node.
+    pub fn addresses(&self) -> Vec<Multiaddr> {
+        self.inner.net.view.borrow().addresses.clone()
+    }
+
+    /// This node.
+    pub fn peer(&self) -> PeerId {
+        self.inner.me
+    }
+
+    fn cluster(&self) -> Cluster {
+        self.inner.cluster.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Goes over to a ticket's cluster, if this home may.
+    async fn enter(&self, ticket: &Ticket) -> Result<(), Problem> {
+        if self.cluster().id == ticket.cluster {
+            return Ok(());
+        }
+        let totals = self.inner.content.store().read(|view| view.totals()).await;
+        let empty = totals.map_err(|error| store_problem(&error))?.objects == 0;
+        if !empty || self.inner.net.view.borrow().ever_met {
+            return Err(Problem::new(
+                Code::Conflict,
+                "this home is in another cluster, and has met its members or holds content of it",
+            )
+            .hint("Use a new home for the other cluster: p2p-node run --home DIR --join-file FILE"));
+        }
+        let cluster = Cluster::joined(ticket.cluster, ticket.key.clone());
+        let failed = |error: String| Problem::new(Code::Other, error);
+        cluster.save(&self.inner.config.home).map_err(|error: StartError| failed(error.to_string()))?;
+        self.inner.admission.set_keys(&cluster.keys).map_err(|error| failed(error.to_string()))?;
+        self.inner.cluster_id.send_replace(cluster.id);
+        *self.inner.cluster.lock().unwrap_or_else(PoisonError::into_inner) = cluster;
+        self.inner.net.ask(Command::Forget).await.ok_or_else(stopping)
+    }
+
+    fn member_address(&self, target: &str) -> Result<Multiaddr, Problem> {
+        let example = "An address looks like /ip4/192.0.2.7/tcp/7460, a ticket comes from `p2p-cli ticket`.";
+        let address: Multiaddr = target
+            .parse()
+            .map_err(|_| Problem::new(Code::Usage, "neither a ticket nor a multiaddress").hint(example))?;
+        let fresh = self.cluster().origin == Origin::Made && !self.inner.net.view.borrow().ever_met;
+        if fresh {
+            let message = "this home has no key of another cluster, so an address alone does not admit it";
+            return Err(
+                Problem::new(Code::Usage, message).hint("Join by a ticket: run `p2p-cli ticket` on a member.")
+            );
+        }
+        Ok(address)
+    }
+
+    /// Dials all addresses; the first member that is there counts.
+    async fn dial_any(&self, addresses: Vec<Multiaddr>) -> Result<PeerId, Problem> {
+        let named: BTreeMap<Multiaddr, Option<PeerId>> =
+            addresses.iter().map(|address| (address.clone(), peers::split_peer(address).1)).collect();
+        let alive = self.inner.net.view.borrow().alive.clone();
+        if let Some(peer) = named.values().flatten().find(|peer| alive.contains(*peer)) {
+            return Ok(*peer);
+        }
+        let mut refused = false;
+        for address in addresses {
+            match self.inner.net.ask(|reply| Command::Dial(address, reply)).await {
+                Some(Ok(peer)) => return Ok(peer),
+                Some(Err(DialOutcome::Refused)) => refused = true,
+                Some(Err(DialOutcome::NoAnswer | DialOutcome::OtherPeer)) => {}
+                None => return Err(stopping()),
+            }
+        }
+        if refused {
+            return Err(Problem::new(Code::Unauthorised, "the member refused the handshake: it has another cluster key")
+                .hint("Get a ticket of that cluster: run `p2p-cli ticket` there."));
+        }
+        Err(no_answer())
+    }
+}
+
+fn stall(asked: Option<Duration>) -> Duration {
+    asked.unwrap_or(STALL_DEFAULT).min(STALL_MAX)
+}
+
+fn stopping() -> Problem {
+    Problem::new(Code::NotReady, "the node is stopping")
+}
+
+fn no_answer() -> Problem {
+    Problem::new(Code::TimedOut, "no member answered at the addresses given")
+        .hint("Is a node running there, and its port reachable from here? The node goes on trying.")
+}
+
+fn is_ready(view: &NetView, started: Instant) -> bool {
+    !view.alive.is_empty() || !view.knows_others || started.elapsed() >= READY_WAIT
+}
+
+fn health(view: &NetView, bytes: u64, storage_max: u64) -> (Health, Vec<String>) {
+    let mut reasons = view.reasons.clone();
+    let isolated = view.alive.is_empty() && view.knows_others;
+    if isolated {
+        reasons.insert(0, "no other member can be reached".into());
+        return (Health::Isolated, reasons);
+    }
+    if bytes >= storage_max / 100 * p2p_dht::hold::FILL_PERCENT_MAX {
+        reasons.insert(0, "the store is full: puts are refused here".into());
+        return (Health::Degraded, reasons);
+    }
+    (Health::Ok, reasons)
+}
+
+/// The address as a CIDv1: version 1, codec raw (0x55), multihash blake3 (0x1e) of 32 bytes, in base32.
+fn cid(root: &RootId) -> String {
+    let mut bytes = vec![0x01, 0x55, 0x1e, 0x20];
+    bytes.extend_from_slice(&root.0);
+    format!("b{}", data_encoding::BASE32_NOPAD.encode(&bytes).to_lowercase())
+}

@@ -1,0 +1,95 @@
+//! The local API: HTTP/1.1 on a Unix socket of this user alone. Routes parse, call one method of the handle, and answer.
+
+mod admin;
+mod content;
+
+use std::fs::Permissions;
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::FromRef;
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use p2p_api::Problem;
+use tokio::net::UnixListener;
+use tokio_util::sync::CancellationToken;
+
+use crate::handle::Handle;
+use crate::metrics::Metrics;
+
+/// What the routes stand on.
+#[derive(Clone)]
+pub(crate) struct Api {
+    pub(crate) handle: Handle,
+    pub(crate) metrics: Arc<Metrics>,
+}
+
+impl FromRef<Api> for Handle {
+    fn from_ref(api: &Api) -> Self {
+        api.handle.clone()
+    }
+}
+
+impl FromRef<Api> for Arc<Metrics> {
+    fn from_ref(api: &Api) -> Self {
+        api.metrics.clone()
+    }
+}
+
+/// Opens the socket, closed to all other users.
+///
+/// # Errors
+/// When the folder or the socket cannot be made. The caller holds the lock of the home, so a socket that is there already
+/// is a dead one.
+pub(crate) fn bind(socket: &Path) -> io::Result<UnixListener> {
+    p2p_api::home::prepare_socket_dir(socket)?;
+    match std::fs::remove_file(socket) {
+        Ok(()) => {}
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(error),
+    }
+    let listener = UnixListener::bind(socket)?;
+    std::fs::set_permissions(socket, Permissions::from_mode(0o600))?;
+    Ok(listener)
+}
+
+/// Serves until told to stop, and then until every request is answered.
+pub(crate) async fn serve(listener: UnixListener, api: Api, stop: CancellationToken) -> io::Result<()> {
+    let router = Router::new()
+        .route("/livez", get(admin::live))
+        .route("/readyz", get(admin::ready))
+        .route("/metrics", get(admin::metrics))
+        .route("/v1/status", get(admin::status))
+        .route("/v1/ticket", get(admin::ticket))
+        .route("/v1/join", post(admin::join))
+        .route("/v1/wait", get(admin::wait))
+        .route("/v1/content", post(content::put))
+        .route("/v1/content/{address}", get(content::get))
+        .route("/v1/content/{address}/stat", get(content::stat))
+        .fallback(admin::unknown)
+        .with_state(api);
+    axum::serve(listener, router).with_graceful_shutdown(stop.cancelled_owned()).await
+}
+
+/// A problem as an answer.
+struct Refusal(Problem);
+
+impl From<Problem> for Refusal {
+    fn from(problem: Problem) -> Self {
+        Self(problem)
+    }
+}
+
+impl IntoResponse for Refusal {
+    fn into_response(self) -> Response {
+        let status = StatusCode::from_u16(self.0.code.http_status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let mut response = (status, axum::Json(self.0)).into_response();
+        let kind = HeaderValue::from_static("application/problem+json");
+        response.headers_mut().insert(header::CONTENT_TYPE, kind);
+        response
+    }
+}

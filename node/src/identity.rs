@@ -1,0 +1,24 @@
+//! Who this node is: an Ed25519 key in the home.
+
+use std::path::Path;
+
+use libp2p::identity::Keypair;
+
+use crate::error::{StartError, file_error};
+use crate::files::{self, Access};
+
+/// Loads the key of a home, making one where there is none. The file holds libp2p's protobuf encoding.
+///
+/// # Errors
+/// When the file cannot be read or written, or holds no key.
+pub(crate) fn load_or_create(home: &Path) -> Result<Keypair, StartError> {
+    let path = home.join("identity.key");
+    if let Some(bytes) = files::read_if_there(&path).map_err(file_error(&path))? {
+        return Keypair::from_protobuf_encoding(&bytes)
+            .map_err(|error| StartError::Home(format!("{} holds no key: {error}", path.display())));
+    }
+    let keypair = Keypair::generate_ed25519();
+    let bytes = keypair.to_protobuf_encoding().map_err(|error| StartError::Home(error.to_string()))?;
+    files::replace(&path, &bytes, Access::Secret).map_err(file_error(&path))?;
+    Ok(keypair)
+}

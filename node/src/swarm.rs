@@ -1,0 +1,600 @@
+//! The only owner of the libp2p swarm: connections, lookups, and who is there.
+//!
+//! One task. It forwards: requests come in as [`Command`]s, what others need to know goes out through [`NetView`], and
+//! streams are handed to those who drive them. Nothing here waits for a peer.
+
+use std::collections::{BTreeSet, HashMap};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use futures::StreamExt;
+use libp2p::core::ConnectedPoint;
+use libp2p::core::upgrade::Version;
+use libp2p::identity::Keypair;
+use libp2p::multiaddr::Protocol;
+use libp2p::swarm::dial_opts::{DialOpts, PeerCondition};
+use libp2p::swarm::{ConnectionId, DialError, NetworkBehaviour, SwarmEvent};
+use libp2p::{
+    Multiaddr, PeerId, StreamProtocol, Swarm, Transport, connection_limits, identify, ping, tcp, yamux,
+};
+use p2p_dht::kademlia::{self, FoundPeer, Kademlia, Lookups};
+use p2p_dht::message::PROTOCOL;
+use p2p_gossip::wire::Streams;
+use p2p_gossip::wire::streams::{Control, Inbound};
+use tokio::sync::{mpsc, oneshot, watch};
+
+use crate::admission::Admission;
+use crate::error::StartError;
+use crate::files::{self, Access};
+use crate::peers::{self, DialOutcome, Peers, Target, is_loopback, is_useful};
+
+/// Connections, over all peers.
+pub(crate) const CONNECTIONS_MAX: u32 = 1024;
+
+/// Connections of one peer: both sides may dial at once.
+pub(crate) const CONNECTIONS_PER_PEER_MAX: u32 = 4;
+
+/// Connections whose handshake is under way.
+pub(crate) const HANDSHAKES_MAX: u32 = 128;
+
+/// Longest handshake.
+const HANDSHAKE_TIME_MAX: Duration = Duration::from_secs(10);
+
+/// Substreams of one connection.
+const STREAMS_PER_CONNECTION_MAX: usize = 64;
+
+/// Dials that are begun at once.
+const DIALS_AT_ONCE: usize = 16;
+
+/// How often it is looked whom to dial and whom to look for.
+const TICK: Duration = Duration::from_millis(250);
+
+/// Connections to members stay; this only ends those that nobody wants any more.
+const IDLE_TIME_MAX: Duration = Duration::from_secs(24 * 3600);
+
+/// How often a connection is probed, and how long an answer may take.
+const PING_PERIOD: Duration = Duration::from_secs(10);
+
+/// As long as new members were met within this time, more are looked for at every other tick.
+const DISCOVERY_EAGER: Duration = Duration::from_secs(10);
+
+/// Otherwise this often.
+const DISCOVERY_PERIOD: Duration = Duration::from_secs(60);
+
+/// Requests that wait for the task.
+const COMMANDS_MAX: usize = 256;
+
+/// What others can ask of the swarm.
+pub(crate) enum Command {
+    /// Peers close to a key.
+    Lookup(Vec<u8>, oneshot::Sender<Vec<FoundPeer>>),
+    /// Dials an address; answers with the member that is there.
+    Dial(Multiaddr, oneshot::Sender<Result<PeerId, DialOutcome>>),
+    /// Remembers members' addresses, and dials them.
+    Want(Vec<Multiaddr>, oneshot::Sender<()>),
+    /// Forgets everybody: this node is in another cluster now.
+    Forget(oneshot::Sender<()>),
+    /// Ends the task.
+    Stop,
+}
+
+/// What the swarm knows, for everybody to see.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct NetView {
+    /// Other members with a connection.
+    pub(crate) alive: BTreeSet<PeerId>,
+    /// Whether anybody else was ever met by this home.
+    pub(crate) ever_met: bool,
+    /// Whether anybody else is known.
+    pub(crate) knows_others: bool,
+    /// Why members that are known are not there.
+    pub(crate) reasons: Vec<String>,
+    /// Where others reach this node.
+    pub(crate) addresses: Vec<Multiaddr>,
+}
+
+/// What was refused on the way to a connection.
+#[derive(Debug, Default)]
+pub(crate) struct NetCounters {
+    /// Inbound connections whose handshake failed.
+    pub(crate) handshakes_failed: AtomicU64,
+    /// Connections beyond a limit.
+    pub(crate) connections_denied: AtomicU64,
+}
+
+#[derive(NetworkBehaviour)]
+pub(crate) struct Behaviour {
+    limits: connection_limits::Behaviour,
+    identify: identify::Behaviour,
+    ping: ping::Behaviour,
+    kademlia: Kademlia,
+    objects: Streams,
+}
+
+/// What a swarm needs to start.
+pub(crate) struct NetConfig {
+    pub(crate) keypair: Keypair,
+    pub(crate) admission: Admission,
+    pub(crate) listen: Vec<Multiaddr>,
+    pub(crate) advertise: Vec<Multiaddr>,
+    pub(crate) peers: Peers,
+    pub(crate) peers_file: PathBuf,
+}
+
+/// A running swarm.
+pub(crate) struct Net {
+    pub(crate) commands: mpsc::Sender<Command>,
+    pub(crate) view: watch::Receiver<NetView>,
+    pub(crate) counters: Arc<NetCounters>,
+    pub(crate) inbound_dropped: Arc<AtomicU64>,
+    pub(crate) control: Control,
+    pub(crate) inbound: Inbound,
+    pub(crate) task: tokio::task::JoinHandle<()>,
+}
+
+/// Starts the swarm; returns once it listens.
+///
+/// # Errors
+/// When an address cannot be listened on.
+pub(crate) async fn start(
+    config: NetConfig,
+    registry: &mut prometheus_client::registry::Registry,
+) -> Result<Net, StartError> {
+    let NetConfig { keypair, admission, listen, advertise, peers, peers_file } = config;
+    let (objects, control, inbound) = Streams::new(StreamProtocol::new(PROTOCOL));
+    let inbound_dropped = objects.inbound_dropped();
+    let mut swarm = build(keypair, admission, objects);
+    for address in &advertise {
+        swarm.add_external_address(address.clone());
+    }
+    listen_on_all(&mut swarm, &listen).await?;
+    let (commands, receiver) = mpsc::channel(COMMANDS_MAX);
+    let (view_sender, view) = watch::channel(NetView::default());
+    let counters = Arc::new(NetCounters::default());
+    let mut task = SwarmTask {
+        swarm,
+        peers,
+        peers_file,
+        advertise,
+        lookups: Lookups::default(),
+        dials: HashMap::new(),
+        view: view_sender,
+        counters: counters.clone(),
+        metrics: libp2p::metrics::Metrics::new(registry),
+        last_new_member: Instant::now(),
+        next_discovery: Instant::now(),
+        looked_near_myself: false,
+        found: Vec::new(),
+        saving: None,
+    };
+    task.publish();
+    let task = tokio::spawn(task.run(receiver));
+    Ok(Net { commands, view, counters, inbound_dropped, control, inbound, task })
+}
+
+fn build(keypair: Keypair, admission: Admission, objects: Streams) -> Swarm<Behaviour> {
+    let me = keypair.public().to_peer_id();
+    let mut muxer = yamux::Config::default();
+    muxer.set_max_num_streams(STREAMS_PER_CONNECTION_MAX);
+    let transport = tcp::tokio::Transport::new(tcp::Config::default())
+        .upgrade(Version::V1)
+        .authenticate(admission)
+        .multiplex(muxer)
+        .timeout(HANDSHAKE_TIME_MAX)
+        .boxed();
+    let limits = connection_limits::ConnectionLimits::default()
+        .with_max_established(Some(CONNECTIONS_MAX))
+        .with_max_established_per_peer(Some(CONNECTIONS_PER_PEER_MAX))
+        .with_max_pending_incoming(Some(HANDSHAKES_MAX))
+        .with_max_pending_outgoing(Some(HANDSHAKES_MAX));
+    let identify = identify::Config::new("/p2p-node/1".into(), keypair.public())
+        .with_agent_version(format!("p2p-node/{}", env!("CARGO_PKG_VERSION")))
+        .with_interval(Duration::from_secs(3600))
+        .with_push_listen_addr_updates(true);
+    let behaviour = Behaviour {
+        limits: connection_limits::Behaviour::new(limits),
+        identify: identify::Behaviour::new(identify),
+        ping: ping::Behaviour::new(ping::Config::new().with_interval(PING_PERIOD).with_timeout(PING_PERIOD)),
+        kademlia: kademlia::new(me),
+        objects,
+    };
+    let config = libp2p::swarm::Config::with_tokio_executor()
+        .with_idle_connection_timeout(IDLE_TIME_MAX)
+        .with_substream_upgrade_protocol_override(Version::V1Lazy);
+    Swarm::new(transport, behaviour, me, config)
+}
+
+/// Listens on every address, and waits until each has at least one that others can dial.
+async fn listen_on_all(swarm: &mut Swarm<Behaviour>, listen: &[Multiaddr]) -> Result<(), StartError> {
+    let mut waiting = HashMap::new();
+    for address in listen {
+        let failed = |reason: String| StartError::Listen { address: address.to_string(), reason };
+        is_free(address).map_err(|error| failed(error.to_string()))?;
+        let id = swarm.listen_on(address.clone()).map_err(|error| failed(error.to_string()))?;
+        waiting.insert(id, address.to_string());
+    }
+    let wait = async {
+        while !waiting.is_empty() {
+            match swarm.select_next_some().await {
+                SwarmEvent::NewListenAddr { listener_id, .. } => drop(waiting.remove(&listener_id)),
+                SwarmEvent::ListenerClosed { listener_id, reason: Err(error), .. } => {
+                    let address = waiting.remove(&listener_id).unwrap_or_default();
+                    return Err(StartError::Listen { address, reason: error.to_string() });
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    };
+    match tokio::time::timeout(HANDSHAKE_TIME_MAX, wait).await {
+        Ok(done) => done,
+        Err(_elapsed) => {
+            let address = waiting.into_values().next().unwrap_or_default();
+            Err(StartError::Listen { address, reason: "no network interface has it".into() })
+        }
+    }
+}
+
+/// Whether nobody listens there yet. libp2p listens with `SO_REUSEPORT`, so that a second node on the same port would
+/// start without a word and take half of the other's connections.
+fn is_free(address: &Multiaddr) -> std::io::Result<()> {
+    let mut parts = address.iter();
+    let ip: std::net::IpAddr = match parts.next() {
+        Some(Protocol::Ip4(ip)) => ip.into(),
+        Some(Protocol::Ip6(ip)) => ip.into(),
+        _ => return Ok(()),
+    };
+    match parts.next() {
+        Some(Protocol::Tcp(port)) if port != 0 => std::net::TcpListener::bind((ip, port)).map(drop),
+        _ => Ok(()),
+    }
+}
+
+struct SwarmTask {
+    swarm: Swarm<Behaviour>,
+    peers: Peers,
+    peers_file: PathBuf,
+    advertise: Vec<Multiaddr>,
+    lookups: Lookups,
+    dials: HashMap<ConnectionId, Dial>,
+    view: watch::Sender<NetView>,
+    counters: Arc<NetCounters>,
+    metrics: libp2p::metrics::Metrics,
+    last_new_member: Instant,
+    next_discovery: Instant,
+    looked_near_myself: bool,
+    /// Answers of lookups for members.
+    found: Vec<oneshot::Receiver<Vec<FoundPeer>>>,
+    /// The file is written elsewhere, one version after the other.
+    saving: Option<tokio::task::JoinHandle<()>>,
+}
+
+/// A dial that we began.
+struct Dial {
+    /// Set where no peer was named.
+    address: Option<Multiaddr>,
+    reply: Option<oneshot::Sender<Result<PeerId, DialOutcome>>>,
+}
+
+impl SwarmTask {
+    async fn run(mut self, mut commands: mpsc::Receiver<Command>) {
+        let mut tick = tokio::time::interval(TICK);
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                command = commands.recv() => match command {
+                    Some(Command::Stop) | None => break,
+                    Some(command) => self.on_command(command),
+                },
+                event = self.swarm.select_next_some() => self.on_event(event),
+                _ = tick.tick() => self.on_tick(),
+            }
+        }
+        if let Some(saving) = self.saving.take() {
+            let _ = saving.await;
+        }
+        self.save();
+        if let Some(saving) = self.saving.take() {
+            let _ = saving.await;
+        }
+    }
+
+    fn on_command(&mut self, command: Command) {
+        match command {
+            Command::Lookup(key, reply) => {
+                self.lookups.start(&mut self.swarm.behaviour_mut().kademlia, key, reply);
+            }
+            Command::Dial(address, reply) => self.dial_address(address, Some(reply)),
+            Command::Want(addresses, done) => {
+                addresses.into_iter().for_each(|address| self.peers.want(address));
+                self.dial_due();
+                self.publish();
+                let _ = done.send(());
+            }
+            Command::Forget(done) => {
+                self.peers.clear();
+                let connected: Vec<PeerId> = self.swarm.connected_peers().copied().collect();
+                for peer in connected {
+                    let _ = self.swarm.disconnect_peer_id(peer);
+                }
+                self.save();
+                self.publish();
+                let _ = done.send(());
+            }
+            Command::Stop => {}
+        }
+    }
+
+    fn on_event(&mut self, event: SwarmEvent<BehaviourEvent>) {
+        libp2p::metrics::Recorder::record(&self.metrics, &event);
+        match event {
+            SwarmEvent::ConnectionEstablished { peer_id, connection_id, endpoint, .. } => {
+                self.on_connected(peer_id, connection_id, &endpoint);
+            }
+            SwarmEvent::ConnectionClosed { peer_id, num_established, .. } => {
+                if self.peers.disconnected(&peer_id) || num_established == 0 {
+                    tracing::info!(peer = %peer_id, "member is gone");
+                    self.publish();
+                }
+            }
+            SwarmEvent::OutgoingConnectionError { connection_id, peer_id, error } => {
+                self.on_dial_failed(connection_id, peer_id, &error);
+            }
+            SwarmEvent::IncomingConnectionError { error, send_back_addr, .. } => match error {
+                libp2p::swarm::ListenError::Denied { .. } => count(&self.counters.connections_denied),
+                error => {
+                    count(&self.counters.handshakes_failed);
+                    tracing::debug!(from = %send_back_addr, %error, "refused a connection");
+                }
+            },
+            SwarmEvent::NewListenAddr { .. }
+            | SwarmEvent::ExpiredListenAddr { .. }
+            | SwarmEvent::ExternalAddrConfirmed { .. } => self.publish(),
+            SwarmEvent::Behaviour(event) => self.on_behaviour(event),
+            _ => {}
+        }
+    }
+
+    fn on_behaviour(&mut self, event: BehaviourEvent) {
+        match event {
+            BehaviourEvent::Identify(event) => {
+                libp2p::metrics::Recorder::record(&self.metrics, &event);
+                if let identify::Event::Received { peer_id, info, connection_id } = event {
+                    self.on_identified(peer_id, connection_id, &info);
+                }
+            }
+            BehaviourEvent::Ping(event) => {
+                libp2p::metrics::Recorder::record(&self.metrics, &event);
+                if let Err(error) = event.result {
+                    tracing::debug!(peer = %event.peer, %error, "a connection does not answer");
+                    self.swarm.close_connection(event.connection);
+                }
+            }
+            BehaviourEvent::Kademlia(event) => {
+                libp2p::metrics::Recorder::record(&self.metrics, &event);
+                self.lookups.on_event(event);
+            }
+            // Limits have no events, and streams go their own way.
+            BehaviourEvent::Limits(never) => match never {},
+            BehaviourEvent::Objects(()) => {}
+        }
+    }
+
+    fn on_connected(&mut self, peer: PeerId, connection: ConnectionId, endpoint: &ConnectedPoint) {
+        let dialed = match endpoint {
+            ConnectedPoint::Dialer { address, .. } => Some(address),
+            ConnectedPoint::Listener { .. } => None,
+        };
+        if let Some(Dial { reply: Some(reply), .. }) = self.dials.remove(&connection) {
+            let _ = reply.send(Ok(peer));
+        }
+        if self.peers.connected(peer, dialed) {
+            tracing::info!(%peer, "member is here");
+            self.last_new_member = Instant::now();
+            self.next_discovery = self.last_new_member;
+            if let Some(address) = dialed {
+                let address = peers::split_peer(address).0;
+                self.swarm.behaviour_mut().kademlia.add_address(&peer, address);
+            }
+            self.publish();
+        }
+    }
+
+    fn on_dial_failed(&mut self, connection: ConnectionId, peer: Option<PeerId>, error: &DialError) {
+        let Dial { address, reply } = self.dials.remove(&connection).unwrap_or(Dial { address: None, reply: None });
+        if matches!(error, DialError::DialPeerConditionFalse(_)) {
+            return;
+        }
+        let outcome = dial_outcome(error);
+        tracing::debug!(?peer, ?outcome, %error, "cannot reach a member");
+        let now = Instant::now();
+        if let Some(peer) = peer {
+            self.swarm.behaviour_mut().kademlia.remove_peer(&peer);
+            self.peers.dial_failed(&peer, outcome, now);
+        }
+        if let Some(address) = address {
+            self.peers.address_failed(&address, outcome, now);
+        }
+        if let Some(reply) = reply {
+            let _ = reply.send(Err(outcome));
+        }
+        self.publish();
+    }
+
+    /// A member has told where it listens.
+    fn on_identified(&mut self, peer: PeerId, _connection: ConnectionId, info: &identify::Info) {
+        // What we see of it tells whether it is on this machine.
+        let local = is_loopback(&info.observed_addr);
+        let useful: Vec<Multiaddr> = info
+            .listen_addrs
+            .iter()
+            .filter(|address| is_useful(address, local))
+            .take(peers::ADDRESSES_PER_PEER_MAX)
+            .cloned()
+            .collect();
+        for address in &useful {
+            self.swarm.behaviour_mut().kademlia.add_address(&peer, address.clone());
+        }
+        self.peers.learn(peer, useful);
+        self.last_new_member = Instant::now();
+    }
+
+    fn on_tick(&mut self) {
+        self.dial_due();
+        self.discover();
+        self.take_found();
+        self.save();
+    }
+
+    fn dial_due(&mut self) {
+        for target in self.peers.due(Instant::now(), DIALS_AT_ONCE) {
+            match target {
+                Target::Peer(peer, addresses) => self.dial_peer(peer, addresses),
+                Target::Address(address) => self.dial_address(address, None),
+            }
+        }
+    }
+
+    fn dial_peer(&mut self, peer: PeerId, addresses: Vec<Multiaddr>) {
+        let opts = DialOpts::peer_id(peer)
+            .addresses(addresses)
+            .condition(PeerCondition::DisconnectedAndNotDialing)
+            .allocate_new_port()
+            .build();
+        if let Err(error) = self.swarm.dial(opts) {
+            tracing::debug!(%peer, %error, "cannot dial");
+            self.peers.dial_failed(&peer, DialOutcome::NoAnswer, Instant::now());
+        }
+    }
+
+    fn dial_address(&mut self, address: Multiaddr, reply: Option<oneshot::Sender<Result<PeerId, DialOutcome>>>) {
+        let opts = DialOpts::unknown_peer_id().address(address.clone()).allocate_new_port().build();
+        let connection = opts.connection_id();
+        match self.swarm.dial(opts) {
+            Ok(()) => drop(self.dials.insert(connection, Dial { address: Some(address), reply })),
+            Err(error) => {
+                let outcome = dial_outcome(&error);
+                self.peers.address_failed(&address, outcome, Instant::now());
+                if let Some(reply) = reply {
+                    let _ = reply.send(Err(outcome));
+                }
+            }
+        }
+    }
+
+    /// Looks for members that nobody has named yet, near this node and anywhere in turn.
+    fn discover(&mut self) {
+        let now = Instant::now();
+        if now < self.next_discovery || self.peers.alive().is_empty() {
+            return;
+        }
+        let eager = now.duration_since(self.last_new_member) < DISCOVERY_EAGER;
+        self.next_discovery = now + if eager { 2 * TICK } else { DISCOVERY_PERIOD };
+        self.looked_near_myself = !self.looked_near_myself;
+        let key = if self.looked_near_myself {
+            self.swarm.local_peer_id().to_bytes()
+        } else {
+            rand::random::<[u8; 32]>().to_vec()
+        };
+        let (reply, answer) = oneshot::channel();
+        self.lookups.start(&mut self.swarm.behaviour_mut().kademlia, key, reply);
+        self.found.push(answer);
+    }
+
+    fn take_found(&mut self) {
+        let peers = &mut self.peers;
+        self.found.retain_mut(|answer| match answer.try_recv() {
+            Ok(found) => {
+                for FoundPeer { peer, addresses } in found {
+                    peers.learn(peer, addresses);
+                }
+                false
+            }
+            Err(oneshot::error::TryRecvError::Empty) => true,
+            Err(oneshot::error::TryRecvError::Closed) => false,
+        });
+    }
+
+    fn publish(&mut self) {
+        let me = *self.swarm.local_peer_id();
+        let listening = self.swarm.listeners().cloned();
+        let mut addresses: Vec<Multiaddr> =
+            if self.advertise.is_empty() { listening.collect() } else { self.advertise.clone() };
+        // Those that other machines can use first.
+        addresses.sort_by_key(is_loopback);
+        let named = addresses.into_iter().map(|address| address.with(Protocol::P2p(me)));
+        self.view.send_replace(NetView {
+            alive: self.peers.alive(),
+            ever_met: self.peers.ever_met(),
+            knows_others: self.peers.knows_others(),
+            reasons: self.peers.reasons(),
+            addresses: named.collect(),
+        });
+    }
+
+    fn save(&mut self) {
+        if self.saving.as_ref().is_some_and(|saving| !saving.is_finished()) {
+            return;
+        }
+        let Some(file) = self.peers.take_changes() else { return };
+        let path = self.peers_file.clone();
+        self.saving = Some(tokio::task::spawn_blocking(move || {
+            let saved = serde_json::to_vec_pretty(&file)
+                .map_err(std::io::Error::other)
+                .and_then(|bytes| files::replace(&path, &bytes, Access::Plain));
+            if let Err(error) = saved {
+                tracing::warn!(%error, "cannot remember the members in {}", path.display());
+            }
+        }));
+    }
+}
+
+/// Whether somebody was there.
+fn dial_outcome(error: &DialError) -> DialOutcome {
+    match error {
+        DialError::WrongPeerId { .. } | DialError::LocalPeerId { .. } => DialOutcome::OtherPeer,
+        DialError::Transport(attempts) => {
+            let refused = attempts.iter().any(|(_, error)| !is_unreachable(error));
+            if refused { DialOutcome::Refused } else { DialOutcome::NoAnswer }
+        }
+        DialError::NoAddresses
+        | DialError::DialPeerConditionFalse(_)
+        | DialError::Aborted
+        | DialError::Denied { .. } => DialOutcome::NoAnswer,
+    }
+}
+
+/// Whether a connection failed below the handshake: by an error of the system, or by silence.
+fn is_unreachable(error: &libp2p::TransportError<std::io::Error>) -> bool {
+    use std::io::ErrorKind;
+    let libp2p::TransportError::Other(error) = error else { return true };
+    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    while let Some(this) = cause {
+        if let Some(io) = this.downcast_ref::<std::io::Error>() {
+            let by_kind = matches!(
+                io.kind(),
+                ErrorKind::ConnectionRefused
+                    | ErrorKind::TimedOut
+                    | ErrorKind::HostUnreachable
+                    | ErrorKind::NetworkUnreachable
+                    | ErrorKind::AddrNotAvailable
+            );
+            if by_kind {
+                return true;
+            }
+            if let Some(inner) = io.get_ref() {
+                cause = Some(inner);
+                continue;
+            }
+        }
+        cause = this.source();
+    }
+    // The time limit on a handshake has no type of its own.
+    error.to_string().contains("Timeout")
+}
+
+fn count(counter: &AtomicU64) {
+    counter.fetch_add(1, Ordering::Relaxed);
+}
