@@ -1,0 +1,21 @@
+//! Networks of real nodes on this machine: started, hurt and ended, each node a `p2p-node` process with its own home.
+//!
+//! Tests use [`Cluster`]; the binary's commands are thin over it. A network lives in one folder (`DIR`), whose state
+//! file ([`state`]) is what one command tells the next; nothing else is shared between them. [`process`] knows one
+//! process, [`ports`] which port a node gets, [`launch`] how a node is started, [`cluster`] the network, [`demo`] the
+//! tour of it, [`report`] what is printed.
+//!
+//! It reaches nodes only as a user would: the executable, signals, and the API on the node's socket.
+
+pub mod cluster;
+pub mod demo;
+pub mod launch;
+pub mod ports;
+pub mod process;
+pub mod report;
+pub mod state;
+
+pub use cluster::{Cluster, ClusterConfig, Mode};
+
+/// What every fallible call here returns: the problem says what failed, and what state is left.
+pub type Result<T> = std::result::Result<T, p2p_api::Problem>;

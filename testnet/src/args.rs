@@ -1,0 +1,188 @@
+//! The command line.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use clap::{Parser, Subcommand};
+use p2p_api::{Code, Problem};
+use p2p_testnet::cluster::NODES_MAX;
+
+/// Starts and hurts networks of real nodes on this machine.
+#[derive(Debug, Parser)]
+#[command(name = "p2p-testnet", version, max_term_width = 100)]
+pub(crate) struct Args {
+    /// Folder of the network [default: ./testnet-data]
+    #[arg(long, global = true, value_name = "DIR")]
+    pub(crate) dir: Option<PathBuf>,
+    /// Print results and errors as JSON
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+    #[command(subcommand)]
+    pub(crate) verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Verb {
+    /// Start a network, or the one that DIR holds again: same nodes, same ports. Stays until Ctrl-C, which ends it
+    Up {
+        /// Nodes: 5 in a new network; an existing one with fewer gets more
+        #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=i64::from(NODES_MAX)))]
+        nodes: Option<u32>,
+        /// Return once it is up, and leave it running
+        #[arg(long)]
+        detach: bool,
+        /// Where the search for free ports starts [default: derived from DIR]
+        #[arg(long, value_name = "S")]
+        seed: Option<u64>,
+    },
+    /// List the nodes and what they are doing
+    Ps,
+    /// Kill a node without warning (SIGKILL)
+    Kill {
+        /// Its index
+        #[arg(value_name = "I")]
+        index: u32,
+    },
+    /// Stop a node (SIGSTOP): its connections stay open and it is silent
+    Stop {
+        /// Its index
+        #[arg(value_name = "I")]
+        index: u32,
+    },
+    /// Let a stopped node go on (SIGCONT)
+    Cont {
+        /// Its index
+        #[arg(value_name = "I")]
+        index: u32,
+    },
+    /// End a node in order if it runs, and start it again. It is left running, as with `up --detach`
+    Restart {
+        /// Its index
+        #[arg(value_name = "I")]
+        index: u32,
+    },
+    /// Add nodes to a running network. They are left running, as with `up --detach`
+    Add {
+        /// How many
+        #[arg(value_name = "K", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=i64::from(NODES_MAX)))]
+        count: u32,
+    },
+    /// End every node; DIR stays and `up` starts them again
+    Down {
+        /// Delete DIR with all content too
+        #[arg(long)]
+        delete: bool,
+    },
+    /// Put a file on one node, get it from others, kill the first, get it again; compare everything, then clean up
+    Demo {
+        /// The file [default: 128 MiB made from the seed]
+        #[arg(value_name = "FILE")]
+        file: Option<PathBuf>,
+        /// Nodes
+        #[arg(short, long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(2..=i64::from(NODES_MAX)))]
+        nodes: u32,
+        /// Determines the generated file and where the search for free ports starts
+        #[arg(long, value_name = "S", default_value_t = 1)]
+        seed: u64,
+    },
+}
+
+/// Why there is nothing to run.
+#[derive(Debug)]
+pub(crate) enum Early {
+    /// Help or version was asked for: text for standard output.
+    Text(String),
+    /// The command line is malformed.
+    Malformed {
+        /// What is wrong.
+        problem: Problem,
+        /// Whether JSON was asked for, as far as can be told.
+        json: bool,
+    },
+}
+
+/// Reads the command line.
+pub(crate) fn parse(words: Vec<OsString>) -> Result<Args, Early> {
+    Args::try_parse_from(&words).map_err(|error| {
+        if !error.use_stderr() {
+            return Early::Text(error.render().to_string());
+        }
+        let json = words.iter().take_while(|word| *word != "--").any(|word| word == "--json");
+        Early::Malformed { problem: problem_of(&error), json }
+    })
+}
+
+/// clap writes a page; the first paragraph says what is wrong.
+fn problem_of(error: &clap::Error) -> Problem {
+    use clap::error::ErrorKind;
+    let text = error.render().to_string();
+    let message = match error.kind() {
+        ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand | ErrorKind::MissingSubcommand => {
+            "no command is given".to_owned()
+        }
+        _ => {
+            let paragraph = text.split("\n\n").next().unwrap_or_default();
+            let line = paragraph.split_whitespace().collect::<Vec<_>>().join(" ");
+            line.strip_prefix("error: ").unwrap_or(&line).to_owned()
+        }
+    };
+    Problem::new(Code::Usage, message).hint("p2p-testnet --help")
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+    use p2p_testnet::report;
+
+    use super::*;
+
+    fn parsed(line: &str) -> Result<Args, Early> {
+        parse(line.split_whitespace().map(OsString::from).collect())
+    }
+
+    fn malformed(line: &str) -> (Problem, bool) {
+        match parsed(line) {
+            Err(Early::Malformed { problem, json }) => (problem, json),
+            other => panic!("{line}: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn the_definition_is_sound() {
+        Args::command().debug_assert();
+    }
+
+    #[test]
+    fn global_options_stand_before_or_after() {
+        for line in ["p2p-testnet --dir d --json ps", "p2p-testnet ps --json --dir d"] {
+            let args = parsed(line).expect("well formed");
+            assert!(args.json && args.dir.as_deref() == Some("d".as_ref()), "{line}");
+        }
+    }
+
+    #[test]
+    fn what_is_malformed_is_a_usage_problem() {
+        for line in ["p2p-testnet", "p2p-testnet fly", "p2p-testnet kill", "p2p-testnet kill x", "p2p-testnet up -n 0"]
+        {
+            let (problem, json) = malformed(line);
+            assert_eq!(problem.code, Code::Usage, "{line}");
+            assert!(!json && !problem.message.is_empty() && !problem.message.starts_with("error"), "{problem:?}");
+        }
+    }
+
+    #[test]
+    fn a_parse_error_under_json_is_a_document() {
+        let (problem, json) = malformed("p2p-testnet up --json -n many");
+        assert!(json);
+        let document: serde_json::Value = serde_json::from_str(&report::problem(&problem, json)).expect("JSON");
+        assert_eq!(document["error"]["code"], "usage");
+        assert_eq!(document["error"]["exit"], 2);
+        assert!(document["error"]["message"].as_str().is_some_and(|message| message.contains("many")), "{document}");
+    }
+
+    #[test]
+    fn help_is_no_error() {
+        assert!(matches!(parsed("p2p-testnet --help"), Err(Early::Text(text)) if text.contains("restart")));
+        assert!(matches!(parsed("p2p-testnet --version"), Err(Early::Text(_))));
+    }
+}

@@ -1,0 +1,246 @@
+//! `p2p-testnet`: networks of real nodes on this machine. The commands are thin over the library.
+
+mod args;
+
+use std::env;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use p2p_api::types::{ErrorBody, ErrorDocument};
+use p2p_api::{Code, Problem};
+use p2p_testnet::cluster::{self, Change};
+use p2p_testnet::process::{Condition, End};
+use p2p_testnet::report::{self, Network};
+use p2p_testnet::state::Dir;
+use p2p_testnet::{Cluster, ClusterConfig, Mode, demo};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use args::{Args, Early, Verb};
+
+/// Where a network lives when nobody says.
+const DIR_DEFAULT: &str = "testnet-data";
+
+/// Time between two looks at a network in the foreground: for nodes that ended, and for a `down` from elsewhere.
+const WATCH_PERIOD: Duration = Duration::from_millis(500);
+
+/// Exit codes of a command that a signal ended: 128 and its number.
+const EXIT_INTERRUPTED: u8 = 130;
+const EXIT_TERMINATED: u8 = 143;
+
+fn main() -> ExitCode {
+    let args = match args::parse(env::args_os().collect()) {
+        Ok(args) => args,
+        Err(Early::Text(text)) => return finish(report::print(&text).map(|()| 0), false),
+        Err(Early::Malformed { problem, json }) => return finish(Err(problem), json),
+    };
+    let json = args.json;
+    // Standard error then carries failures only.
+    let say: Say = if json { |_| {} } else { report::note };
+    let runtime = tokio::runtime::Runtime::new()
+        .map_err(|error| Problem::new(Code::Other, format!("the system gives no threads: {error}")));
+    finish(runtime.and_then(|runtime| runtime.block_on(run(args, say))), json)
+}
+
+/// Tells people something beside the result.
+type Say = fn(&str);
+
+fn finish(result: Result<u8, Problem>, json: bool) -> ExitCode {
+    let exit = result.unwrap_or_else(|problem| {
+        report::note(&report::problem(&problem, json));
+        problem.code.exit()
+    });
+    ExitCode::from(exit)
+}
+
+/// Runs a command until it ends or a signal asks it to; dropping it then ends what it holds.
+async fn run(args: Args, say: Say) -> Result<u8, Problem> {
+    let mut interrupts = Interrupts::new()?;
+    let json = args.json;
+    let dir = args.dir.clone().unwrap_or_else(|| PathBuf::from(DIR_DEFAULT));
+    let outcome = tokio::select! {
+        outcome = command(args, &dir, say) => outcome?,
+        exit = interrupts.next() => return Ok(interrupted(exit, json)),
+    };
+    match outcome {
+        Outcome::Done => Ok(0),
+        Outcome::Foreground(cluster) => watch(cluster, &mut interrupts, say).await,
+    }
+}
+
+/// A command cut short: silent for people, who pressed the key.
+fn interrupted(exit: u8, json: bool) -> u8 {
+    let error = ErrorBody { code: Code::Other, message: "interrupted".to_owned(), hint: None, exit };
+    if json && let Ok(line) = report::json(&ErrorDocument { error }) {
+        report::note(line.trim_end());
+    }
+    exit
+}
+
+enum Outcome {
+    Done,
+    /// A network that is up and to be held until a signal.
+    Foreground(Cluster),
+}
+
+async fn command(args: Args, path: &Path, say: Say) -> Result<Outcome, Problem> {
+    let json = args.json;
+    let dir = Dir::new(path)?;
+    match args.verb {
+        Verb::Up { nodes, detach, seed } => return up(path, json, Up { nodes, detach, seed }, say).await,
+        Verb::Ps => show(&dir, json)?,
+        Verb::Kill { index } => force(&dir, json, index, Change::Kill).await?,
+        Verb::Stop { index } => force(&dir, json, index, Change::Stop).await?,
+        Verb::Cont { index } => force(&dir, json, index, Change::Continue).await?,
+        Verb::Restart { index } => {
+            dir.load()?;
+            let end = network(path, Mode::Detached, None)?.restart(index).await?;
+            note_end(say, index, end);
+            show(&dir, json)?;
+        }
+        Verb::Add { count } => {
+            dir.load()?;
+            network(path, Mode::Detached, None)?.add(count).await?;
+            show(&dir, json)?;
+        }
+        Verb::Down { delete } => down(&dir, json, delete, say).await?,
+        Verb::Demo { file, nodes, seed } => {
+            let options = demo::Options { dir: args.dir, file, nodes, seed, node_bin: None };
+            let report = demo::run(options, say).await?;
+            report::print(&if json { report::json(&report)? } else { report.text() })?;
+        }
+    }
+    Ok(Outcome::Done)
+}
+
+fn network(dir: &Path, mode: Mode, seed: Option<u64>) -> Result<Cluster, Problem> {
+    Cluster::new(ClusterConfig { dir: dir.to_owned(), mode, seed, ..ClusterConfig::default() })
+}
+
+/// What `up` was asked for.
+struct Up {
+    nodes: Option<u32>,
+    detach: bool,
+    seed: Option<u64>,
+}
+
+async fn up(path: &Path, json: bool, asked: Up, say: Say) -> Result<Outcome, Problem> {
+    let Up { nodes, detach, seed } = asked;
+    let mode = if detach { Mode::Detached } else { Mode::Held };
+    let mut cluster = network(path, mode, seed)?;
+    let raised = cluster.raise(nodes).await?;
+    let found = cluster.nodes()?;
+    if raised.started == 0 {
+        say("No node was down: nothing to start.");
+    }
+    if raised.stopped > 0 {
+        say(&format!("{} stopped before and left so; see cont.", count(raised.stopped)));
+    }
+    if nodes.is_some_and(|nodes| (nodes as usize) < found.nodes.len()) {
+        say(&format!("This network has {}; all were started.", count(found.nodes.len())));
+    }
+    report::print(&if json { report::json(&found)? } else { found.table() })?;
+    say(found.things_to_try().trim_end());
+    if detach || raised.started == 0 {
+        return Ok(Outcome::Done);
+    }
+    say("Ctrl-C ends the network.");
+    Ok(Outcome::Foreground(cluster))
+}
+
+fn count(nodes: usize) -> String {
+    if nodes == 1 { "1 node".to_owned() } else { format!("{nodes} nodes") }
+}
+
+/// Holds a network in the foreground until a signal, or until another command has ended it.
+async fn watch(mut cluster: Cluster, interrupts: &mut Interrupts, say: Say) -> Result<u8, Problem> {
+    let exit = loop {
+        tokio::select! {
+            exit = interrupts.next() => break exit,
+            () = tokio::time::sleep(WATCH_PERIOD) => {}
+        }
+        for (index, status) in cluster.reap() {
+            say(&format!("node {index} ended: {status}"));
+        }
+        if is_ended(cluster.dir())? {
+            say("The network was ended by another command.");
+            return Ok(0);
+        }
+    };
+    say("Ending the network.");
+    match cluster.down().await {
+        Ok(ends) => ends.into_iter().for_each(|(index, end)| note_end(say, index, end)),
+        // Another command was faster.
+        Err(problem) if problem.code == Code::NotFound => {}
+        Err(problem) => return Err(problem),
+    }
+    // A network that was asked to end has done its work; Ctrl-C keeps its usual code.
+    Ok(if exit == EXIT_TERMINATED { 0 } else { exit })
+}
+
+/// `down` forgets the processes it has ended; a node that was killed is still remembered and may be restarted.
+fn is_ended(dir: &Dir) -> Result<bool, Problem> {
+    match dir.load() {
+        Ok(state) => Ok(state.nodes.iter().all(|node| node.process.is_none())),
+        Err(problem) if problem.code == Code::NotFound => Ok(true),
+        Err(problem) => Err(problem),
+    }
+}
+
+async fn force(dir: &Dir, json: bool, index: u32, change: Change) -> Result<(), Problem> {
+    cluster::force(dir, index, change).await?;
+    show(dir, json)
+}
+
+async fn down(dir: &Dir, json: bool, delete: bool, say: Say) -> Result<(), Problem> {
+    let mut found = Network::of(dir)?;
+    for (index, end) in cluster::down(dir, delete).await? {
+        note_end(say, index, end);
+    }
+    for node in &mut found.nodes {
+        node.state = Condition::Exited;
+        node.pid = None;
+    }
+    if delete {
+        found.nodes.clear();
+    }
+    match (json, delete) {
+        (true, _) => report::print(&report::json(&found)?),
+        (false, true) => report::print(&format!("{} is deleted\n", dir.path().display())),
+        (false, false) => report::print(&found.table()),
+    }
+}
+
+fn note_end(say: Say, index: u32, end: End) {
+    if end == End::Forced {
+        say(&format!("node {index} did not end by itself and was killed"));
+    }
+}
+
+fn show(dir: &Dir, json: bool) -> Result<(), Problem> {
+    let found = Network::of(dir)?;
+    report::print(&if json { report::json(&found)? } else { found.table() })
+}
+
+/// The signals that ask a command to end.
+struct Interrupts {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl Interrupts {
+    fn new() -> Result<Self, Problem> {
+        let listen = |kind| {
+            signal(kind).map_err(|error| Problem::new(Code::Other, format!("signals cannot be awaited: {error}")))
+        };
+        Ok(Self { interrupt: listen(SignalKind::interrupt())?, terminate: listen(SignalKind::terminate())? })
+    }
+
+    /// Waits for one; the exit code it stands for.
+    async fn next(&mut self) -> u8 {
+        tokio::select! {
+            _ = self.interrupt.recv() => EXIT_INTERRUPTED,
+            _ = self.terminate.recv() => EXIT_TERMINATED,
+        }
+    }
+}

@@ -1,0 +1,280 @@
+//! One process: who it is, what it is doing, and signals to it and to nobody else.
+//!
+//! A pid alone names no process, because the system gives it out again. Together with the start time and the boot it
+//! does, so both are kept, and compared before every signal.
+
+use std::fs;
+use std::time::Duration;
+
+use p2p_api::{Code, Problem};
+use rustix::process::{Pid, Signal, kill_process};
+use serde::{Deserialize, Serialize};
+use tokio::time::{Instant, sleep};
+
+use crate::Result;
+
+/// Time between two looks at a process whose state is about to change. The system has no wait for strangers.
+const LOOK_PERIOD: Duration = Duration::from_millis(5);
+
+/// Longest wait for a signal that a process cannot refuse to take effect.
+const SIGNAL_LIMIT: Duration = Duration::from_secs(10);
+
+/// One process of one boot of this machine.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProcessId {
+    /// Process id.
+    pub pid: u32,
+    /// When it started, in clock ticks since the boot (field 22 of `/proc/PID/stat`).
+    pub start_ticks: u64,
+    /// The boot those ticks count from.
+    pub boot: String,
+}
+
+/// What a process is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Condition {
+    /// It runs, or would if it had something to do.
+    Running,
+    /// Held by SIGSTOP.
+    Stopped,
+    /// It is gone, though its parent may not have noticed yet.
+    Exited,
+}
+
+impl Condition {
+    /// The word used in JSON and in tables.
+    pub fn word(self) -> &'static str {
+        match self {
+            Condition::Running => "running",
+            Condition::Stopped => "stopped",
+            Condition::Exited => "exited",
+        }
+    }
+}
+
+impl ProcessId {
+    /// The process that has this pid now, if there is one.
+    pub fn of(pid: u32) -> Option<Self> {
+        let stat = Stat::read(pid)?;
+        Some(Self { pid, start_ticks: stat.start_ticks, boot: boot_id() })
+    }
+
+    /// What the process is doing. A pid that has gone to another process counts as exited.
+    pub fn condition(&self) -> Condition {
+        match Stat::read(self.pid) {
+            Some(stat) if stat.start_ticks == self.start_ticks && self.boot == boot_id() => stat.condition(),
+            Some(_) | None => Condition::Exited,
+        }
+    }
+
+    /// Sends a signal.
+    ///
+    /// # Errors
+    /// When the process is gone, whoever has its pid now, or belongs to another user.
+    pub fn signal(&self, signal: Signal) -> Result<()> {
+        let pid = i32::try_from(self.pid).ok().and_then(Pid::from_raw);
+        let (Condition::Running | Condition::Stopped, Some(pid)) = (self.condition(), pid) else {
+            return Err(Problem::new(Code::Conflict, format!("process {} is gone", self.pid)));
+        };
+        kill_process(pid, signal)
+            .map_err(|error| Problem::new(Code::Other, format!("process {pid} cannot be signalled: {error}")))
+    }
+
+    /// Waits until the process does `wanted`; false when it did not within the limit.
+    pub async fn reaches(&self, wanted: Condition, limit: Duration) -> bool {
+        let deadline = Instant::now() + limit;
+        while self.condition() != wanted {
+            if Instant::now() >= deadline {
+                return false;
+            }
+            sleep(LOOK_PERIOD).await;
+        }
+        true
+    }
+
+    /// Sends a signal that cannot be refused, and waits until it has taken effect.
+    ///
+    /// # Errors
+    /// When the process is gone, or the system takes longer than ten seconds.
+    pub async fn force(&self, signal: Signal, wanted: Condition) -> Result<()> {
+        self.signal(signal)?;
+        if self.reaches(wanted, SIGNAL_LIMIT).await {
+            return Ok(());
+        }
+        let message = format!("process {} was signalled and is still not {}", self.pid, wanted.word());
+        Err(Problem::new(Code::TimedOut, message).hint("Is the disk of its home blocked?"))
+    }
+
+    /// Ends the process in order: SIGTERM, and SIGKILL when the limit passes. A stopped one is woken to end itself.
+    ///
+    /// # Errors
+    /// When it cannot be signalled at all.
+    pub async fn end(&self, limit: Duration) -> Result<End> {
+        match self.condition() {
+            Condition::Exited => return Ok(End::AlreadyGone),
+            // Pending before it wakes, so that it does nothing else first.
+            Condition::Stopped => {
+                self.signal_unless_gone(Signal::TERM)?;
+                self.signal_unless_gone(Signal::CONT)?;
+            }
+            Condition::Running => self.signal_unless_gone(Signal::TERM)?,
+        }
+        if self.reaches(Condition::Exited, limit).await {
+            return Ok(End::Clean);
+        }
+        self.signal_unless_gone(Signal::KILL)?;
+        if self.reaches(Condition::Exited, SIGNAL_LIMIT).await {
+            return Ok(End::Forced);
+        }
+        Err(Problem::new(Code::TimedOut, format!("process {} outlives SIGKILL", self.pid))
+            .hint("Is the disk of its home blocked?"))
+    }
+
+    /// A process may end by itself between a look at it and a signal; that is what was wanted.
+    fn signal_unless_gone(&self, signal: Signal) -> Result<()> {
+        match self.signal(signal) {
+            Err(_) if self.condition() == Condition::Exited => Ok(()),
+            result => result,
+        }
+    }
+}
+
+/// How a process came to its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// It was not there.
+    AlreadyGone,
+    /// It ended after SIGTERM.
+    Clean,
+    /// It had to be killed.
+    Forced,
+}
+
+/// The fields of `/proc/PID/stat` that are used here.
+#[derive(Debug, PartialEq, Eq)]
+struct Stat {
+    state: char,
+    threads: u32,
+    start_ticks: u64,
+}
+
+impl Stat {
+    fn read(pid: u32) -> Option<Self> {
+        Self::parse(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
+    }
+
+    /// The second field is the process's name in parentheses and may hold anything, spaces and parentheses too: what
+    /// follows starts after the last one.
+    fn parse(line: &str) -> Option<Self> {
+        let (_, rest) = line.rsplit_once(')')?;
+        let fields: Vec<&str> = rest.split_ascii_whitespace().collect();
+        // Counted from field 3, the state, as proc(5) counts from 1.
+        let field = |number: usize| fields.get(number - 3).copied();
+        Some(Self {
+            state: field(3)?.chars().next()?,
+            threads: field(20)?.parse().ok()?,
+            start_ticks: field(22)?.parse().ok()?,
+        })
+    }
+
+    fn condition(&self) -> Condition {
+        match self.state {
+            // While other threads are still ending, the process holds its files and locks.
+            'Z' | 'X' | 'x' if self.threads <= 1 => Condition::Exited,
+            'T' => Condition::Stopped,
+            _ => Condition::Running,
+        }
+    }
+}
+
+fn boot_id() -> String {
+    fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::{Child, Command, Stdio};
+
+    use super::*;
+
+    struct Sleeper(Child);
+
+    impl Sleeper {
+        fn start() -> (Self, ProcessId) {
+            let child = Command::new("sleep").arg("600").stdin(Stdio::null()).spawn().expect("sleep is everywhere");
+            let id = ProcessId::of(child.id()).expect("it has just been started");
+            (Self(child), id)
+        }
+    }
+
+    impl Drop for Sleeper {
+        fn drop(&mut self) {
+            let _ = self.0.kill();
+            let _ = self.0.wait();
+        }
+    }
+
+    fn line(name: &str, state: char, threads: u32, start: u64) -> String {
+        format!("42 ({name}) {state} 1 42 42 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 {threads} 0 {start} 9 9 9")
+    }
+
+    #[test]
+    fn a_name_with_spaces_and_parentheses_is_read_over() {
+        for name in ["p2p-node", "two words", "a) R 1 (b", "((", "))", ""] {
+            let stat = Stat::parse(&line(name, 'S', 7, 1234));
+            assert_eq!(stat, Some(Stat { state: 'S', threads: 7, start_ticks: 1234 }), "{name:?}");
+        }
+    }
+
+    #[test]
+    fn a_torn_line_is_no_process() {
+        let whole = line("p2p-node", 'S', 7, 1234);
+        let start = whole.find(" 1234").expect("it is there");
+        for len in 0..=start {
+            assert_eq!(Stat::parse(&whole[..len]), None, "{len}");
+        }
+    }
+
+    #[test]
+    fn a_zombie_is_gone_once_its_last_thread_is() {
+        let condition = |state, threads| Stat { state, threads, start_ticks: 0 }.condition();
+        assert_eq!(condition('Z', 3), Condition::Running);
+        assert_eq!(condition('Z', 1), Condition::Exited);
+        assert_eq!(condition('T', 3), Condition::Stopped);
+        assert_eq!(condition('D', 3), Condition::Running);
+    }
+
+    #[tokio::test]
+    async fn a_process_is_stopped_woken_and_killed() {
+        let (_sleeper, id) = Sleeper::start();
+        assert_eq!(id.condition(), Condition::Running);
+        id.force(Signal::STOP, Condition::Stopped).await.expect("it is ours");
+        id.force(Signal::CONT, Condition::Running).await.expect("it is ours");
+        // Nobody has waited for it, so it stays as a zombie: gone all the same.
+        id.force(Signal::KILL, Condition::Exited).await.expect("it is ours");
+        assert_eq!(id.signal(Signal::TERM).expect_err("it is gone").code, Code::Conflict);
+    }
+
+    #[tokio::test]
+    async fn a_stopped_process_still_ends_cleanly() {
+        let (_sleeper, id) = Sleeper::start();
+        id.force(Signal::STOP, Condition::Stopped).await.expect("it is ours");
+        assert_eq!(id.end(Duration::from_secs(10)).await.expect("it is ours"), End::Clean);
+        assert_eq!(id.end(Duration::from_secs(10)).await.expect("nothing to do"), End::AlreadyGone);
+    }
+
+    #[tokio::test]
+    async fn who_has_a_reused_pid_is_never_signalled() {
+        let (mut sleeper, id) = Sleeper::start();
+        let earlier = ProcessId { start_ticks: id.start_ticks - 1, ..id.clone() };
+        let other_boot = ProcessId { boot: "another".to_owned(), ..id.clone() };
+        for stale in [earlier, other_boot] {
+            assert_eq!(stale.condition(), Condition::Exited);
+            assert!(stale.signal(Signal::KILL).is_err());
+            assert_eq!(stale.end(Duration::from_secs(1)).await.expect("nothing to do"), End::AlreadyGone);
+        }
+        assert_eq!(id.condition(), Condition::Running);
+        assert!(sleeper.0.try_wait().expect("our own child").is_none());
+    }
+}
