@@ -83,3 +83,6 @@ impl<S: ObjectStore, L: Locator> Content<S, L> {
         &self.store
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,312 @@
+//! Puts and gets between members over real sockets, some of whom are hostile.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use futures::StreamExt;
+use futures::io::AsyncWriteExt;
+use libp2p::core::upgrade::Version;
+use libp2p::swarm::SwarmEvent;
+use libp2p::{Multiaddr, StreamProtocol, Swarm, Transport, identity, noise, tcp, yamux};
+use p2p_gossip::wire::streams::Inbound;
+use p2p_gossip::wire::{ClusterId, Frame, Hello, Link, LinkConfig, Streams};
+use tokio::sync::watch;
+
+use super::*;
+use crate::exchange::LINK_CREDIT;
+use crate::exchange::server::Server;
+use crate::get::{GetError, Range};
+use crate::kademlia::{self, Kademlia};
+use crate::message::{PROTOCOL, Reply, Request, VERSIONS, cap};
+use crate::placement;
+use crate::store::MemoryStore;
+use crate::testing::bytes;
+use crate::tree::RootId;
+
+const CLUSTER: ClusterId = ClusterId([7; 16]);
+const STALL: Duration = Duration::from_secs(10);
+
+#[derive(Clone)]
+struct Everybody {
+    me: PeerId,
+    members: Vec<PeerId>,
+}
+
+impl Locator for Everybody {
+    fn me(&self) -> PeerId {
+        self.me
+    }
+
+    fn members(&self) -> Vec<PeerId> {
+        self.members.clone()
+    }
+
+    async fn closest(&self, key: PlacementKey, count: usize) -> Vec<PeerId> {
+        placement::closest(&key, self.members.clone(), count)
+    }
+}
+
+/// How a member answers those who open a stream to it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Manner {
+    Honest,
+    /// Accepts the stream and says nothing at all.
+    NoHello,
+    /// Says hello and answers nothing.
+    NoAnswer,
+    /// Sends a frame that claims 4 GiB.
+    Oversize,
+    /// Sends bytes that are no frame.
+    Garbage,
+    /// Answers every request with wrong bytes of the right length.
+    WrongBytes,
+    /// Claims another length of every file.
+    WrongLength,
+    /// Answers with numbers that nobody asked with.
+    WrongNumber,
+    /// Begins a frame and goes on by a byte a second.
+    Drip,
+    /// Closes as soon as it is asked.
+    HangsUp,
+}
+
+const HOSTILE: [Manner; 9] = [
+    Manner::NoHello,
+    Manner::NoAnswer,
+    Manner::Oversize,
+    Manner::Garbage,
+    Manner::WrongBytes,
+    Manner::WrongLength,
+    Manner::WrongNumber,
+    Manner::Drip,
+    Manner::HangsUp,
+];
+
+struct Member {
+    content: Content<MemoryStore, Everybody>,
+    counters: Arc<Counters>,
+}
+
+/// Starts a member for each manner; all know each other.
+async fn network(manners: &[Manner]) -> Vec<Member> {
+    let mut started = Vec::new();
+    for _ in manners {
+        started.push(swarm().await);
+    }
+    let addresses: BTreeMap<PeerId, Multiaddr> =
+        started.iter().map(|(swarm, _, _, address)| (*swarm.local_peer_id(), address.clone())).collect();
+    let mut members = Vec::new();
+    for ((mut swarm, control, inbound, _), manner) in started.into_iter().zip(manners) {
+        let me = *swarm.local_peer_id();
+        for (peer, address) in &addresses {
+            swarm.behaviour_mut().kademlia.add_address(peer, address.clone());
+        }
+        let store = MemoryStore::new(u64::MAX);
+        let counters = Arc::new(Counters::default());
+        let (_cluster, current) = watch::channel(CLUSTER);
+        let client = Client::new(control, current.clone(), counters.clone());
+        let locator = Everybody { me, members: addresses.keys().copied().collect() };
+        let server = Server::new(store.clone(), current, counters.clone());
+        tokio::spawn(async move { while swarm.next().await.is_some() {} });
+        tokio::spawn(accept(inbound, server, *manner));
+        members.push(Member { content: Content::new(store, locator, client, counters.clone()), counters });
+    }
+    members
+}
+
+type Started = (Swarm<Dialable>, p2p_gossip::wire::Control, Inbound, Multiaddr);
+
+/// Streams, and somebody who remembers addresses.
+#[derive(libp2p::swarm::NetworkBehaviour)]
+struct Dialable {
+    streams: Streams,
+    kademlia: Kademlia,
+}
+
+async fn swarm() -> Started {
+    let keypair = identity::Keypair::generate_ed25519();
+    let (streams, control, inbound) = Streams::new(StreamProtocol::new(PROTOCOL));
+    let behaviour = Dialable { streams, kademlia: kademlia::new(keypair.public().to_peer_id()) };
+    let transport = tcp::tokio::Transport::new(tcp::Config::default())
+        .upgrade(Version::V1)
+        .authenticate(noise::Config::new(&keypair).expect("a key"))
+        .multiplex(yamux::Config::default())
+        .boxed();
+    let config = libp2p::swarm::Config::with_tokio_executor().with_idle_connection_timeout(Duration::from_secs(60));
+    let mut swarm = Swarm::new(transport, behaviour, keypair.public().to_peer_id(), config);
+    swarm.listen_on("/ip4/127.0.0.1/tcp/0".parse().expect("an address")).expect("a free port");
+    loop {
+        if let SwarmEvent::NewListenAddr { address, .. } = swarm.select_next_some().await {
+            return (swarm, control, inbound, address);
+        }
+    }
+}
+
+async fn accept(mut inbound: Inbound, server: Server<MemoryStore>, manner: Manner) {
+    while let Some((peer, stream)) = inbound.recv().await {
+        if manner == Manner::Honest {
+            tokio::spawn(server.clone().serve(peer, stream));
+        } else {
+            tokio::spawn(misbehave(stream, manner));
+        }
+    }
+}
+
+async fn misbehave(mut stream: libp2p::Stream, manner: Manner) {
+    match manner {
+        Manner::NoHello => std::future::pending::<()>().await,
+        Manner::Garbage => {
+            let _ = stream.write_all(&[0xff; 4096]).await;
+            let _ = stream.flush().await;
+            return std::future::pending().await;
+        }
+        _ => {}
+    }
+    let hello = Hello { cluster: CLUSTER, versions: VERSIONS, capabilities: 0, credit: LINK_CREDIT };
+    if matches!(manner, Manner::Oversize | Manner::Drip) {
+        // Spoken by hand, because no link would send this.
+        let head = p2p_gossip::wire::encode(&hello);
+        let mut start = vec![0, 0, head.len() as u8, 0, 0, 0, 0, 0];
+        start.extend_from_slice(&head);
+        start.extend_from_slice(match manner {
+            Manner::Oversize => &[33, 0, 1, 0, 0xff, 0xff, 0xff, 0xff],
+            _ => &[33, 0, 1, 0, 0, 0, 1, 0],
+        });
+        let _ = stream.write_all(&start).await;
+        loop {
+            let _ = stream.flush().await;
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            if stream.write_all(&[0]).await.is_err() {
+                return;
+            }
+        }
+    }
+    let Ok(link) = Link::open(stream, LinkConfig { hello, caps: cap, stall: STALL }).await else { return };
+    let Link { sender, mut receiver, .. } = link;
+    while let Some(received) = receiver.recv().await {
+        let (number, request) = Request::from_frame(received.into_frame()).expect("the others are honest");
+        let answer = match (manner, request) {
+            (Manner::HangsUp, _) => return,
+            (Manner::NoAnswer, _) => continue,
+            (Manner::WrongNumber, _) => Reply::Absent.into_frame(number + 1000),
+            (Manner::WrongLength, Request::Root(_)) => Reply::Root(u64::MAX, vec![0; 100].into()).into_frame(number),
+            (_, Request::Root(_)) => Reply::Root(5, Bytes::from_static(b"wrong")).into_frame(number),
+            (_, Request::Get(reference)) => {
+                Reply::Object(vec![0; reference.len.min(1 << 20) as usize].into()).into_frame(number)
+            }
+            (_, Request::HaveRoot(_)) => Reply::Flags(vec![true]).into_frame(number),
+            (_, Request::Offer(_, objects)) => Reply::Flags(vec![true; objects.len()]).into_frame(number),
+            // It takes everything, and keeps nothing.
+            (_, Request::Push(..)) => Reply::Stored.into_frame(number),
+            (_, Request::Bind(..)) => Reply::Missing(0).into_frame(number),
+            (_, Request::Keep(_)) => Frame::new(200, Bytes::new(), Bytes::new()),
+            (_, Request::Have(objects) | Request::Count(_, objects)) => {
+                Reply::Flags(vec![true; objects.len() + 1]).into_frame(number)
+            }
+        };
+        if sender.send(answer).await.is_err() {
+            return;
+        }
+    }
+}
+
+async fn put(member: &Member, content: &Bytes, acks: u32) -> Uploaded {
+    // In pieces of an odd length, as a socket would give them.
+    let parts: Vec<std::io::Result<Bytes>> = content.chunks(77_777).map(|part| Ok(content.slice_ref(part))).collect();
+    let options = PutOptions { replicas: 3, acks, stall: STALL };
+    member.content.put(futures::stream::iter(parts), options).await.expect("stored")
+}
+
+async fn get(member: &Member, root: RootId, cache: bool) -> Result<Vec<u8>, ContentError> {
+    let options = GetOptions { range: Range::ALL, cache, stall: STALL };
+    let mut download = member.content.get(root, options).await?;
+    let mut found = Vec::new();
+    while let Some(part) = download.next().await {
+        found.extend_from_slice(&part?);
+    }
+    Ok(found)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_put_on_one_member_comes_back_from_every_other() {
+    let members = network(&[Manner::Honest; 4]).await;
+    for len in [0, 1, 1 << 20, (1 << 20) + 1, (20 << 20) + 5] {
+        let content = bytes(len as u64, len);
+        let uploaded = put(&members[0], &content, 2).await;
+        assert_eq!(uploaded.root, crate::tree::root_id(&content));
+        assert_eq!((uploaded.len, uploaded.report.enough), (len as u64, true));
+        for member in &members {
+            assert!(get(member, uploaded.root, false).await.expect("found") == content, "{len}");
+        }
+        let stat = members[3].content.stat(uploaded.root, STALL).await.expect("found");
+        assert_eq!((stat.len, stat.copies_min), (len as u64, 3));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_cache_a_get_leaves_nothing_and_with_it_all() {
+    let members = network(&[Manner::Honest; 2]).await;
+    let content = bytes(1, 3 << 20);
+    let parts = [Ok(content.clone())];
+    let options = PutOptions { replicas: 1, acks: 1, stall: STALL };
+    let root = members[0].content.put(futures::stream::iter(parts), options).await.expect("stored").root;
+    let mut totals = Vec::new();
+    for member in &members {
+        totals.push(member.content.store().read(|view| view.totals()).await.expect("read").objects);
+    }
+    for cache in [false, true] {
+        for (member, before) in members.iter().zip(&totals) {
+            assert!(get(member, root, cache).await.expect("found") == content);
+            let after = member.content.store().read(|view| view.totals()).await.expect("read").objects;
+            assert!(cache || after == *before, "{after} objects after {before}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upload_that_breaks_off_leaves_nothing_that_can_be_seen() {
+    let members = network(&[Manner::Honest; 3]).await;
+    let content = bytes(2, 5 << 20);
+    let broken: Vec<std::io::Result<Bytes>> = vec![Ok(content.clone()), Err(std::io::Error::other("gone"))];
+    let options = PutOptions { replicas: 3, acks: 2, stall: STALL };
+    let error = members[0].content.put(futures::stream::iter(broken), options).await.expect_err("broken");
+    assert!(matches!(error, ContentError::Source(_)), "{error}");
+    let root = crate::tree::root_id(&content);
+    for member in &members {
+        let found = get(member, root, true).await;
+        assert!(matches!(found, Err(ContentError::Get(GetError::NotFound { .. }))), "{found:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_hostile_member_hinders_nobody() {
+    // All at once: what takes its time is waiting for the silent.
+    let checks = HOSTILE.into_iter().map(|manner| {
+        tokio::spawn(async move {
+            let members = network(&[Manner::Honest, Manner::Honest, Manner::Honest, Manner::Honest, manner]).await;
+            let content = bytes(3, (18 << 20) + 7);
+            let uploaded = put(&members[0], &content, 2).await;
+            assert!(uploaded.report.enough, "{manner:?}: {uploaded:?}");
+            for member in &members {
+                assert!(get(member, uploaded.root, false).await.expect("found") == content, "{manner:?}");
+            }
+        })
+    });
+    for check in checks.collect::<Vec<_>>() {
+        check.await.expect("one manner");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lie_is_counted_and_never_kept() {
+    for manner in [Manner::WrongBytes, Manner::WrongLength] {
+        let members = network(&[Manner::Honest, manner]).await;
+        let root = RootId([9; 32]);
+        let found = get(&members[0], root, true).await;
+        assert!(matches!(found, Err(ContentError::Get(GetError::NotFound { .. }))), "{manner:?}: {found:?}");
+        let bad = members[0].counters.objects_bad.load(std::sync::atomic::Ordering::Relaxed);
+        assert!(bad >= 1, "{manner:?}");
+        let totals = members[0].content.store().read(|view| view.totals()).await.expect("read");
+        assert_eq!(totals.objects, 0);
+    }
+}
