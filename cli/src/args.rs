@@ -40,10 +40,10 @@ pub(crate) struct Args {
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Options of every command")]
 pub(crate) struct Global {
-    /// Home of the node [default: $P2P_HOME, else p2p-node in the XDG data directory]
+    /// Home of the node [default: the one of $P2P_SOCKET, else $P2P_HOME, else p2p-node in the XDG data directory]
     #[arg(long, global = true, value_name = "DIR")]
     pub(crate) home: Option<PathBuf>,
-    /// Socket of the node; goes before --home [default: $P2P_SOCKET, else the one of the home]
+    /// Socket of the node; goes before --home [default: the one of the home]
     #[arg(long, global = true, value_name = "PATH")]
     pub(crate) socket: Option<PathBuf>,
     /// Print one JSON document; failures are one JSON document on standard error

@@ -107,7 +107,9 @@ impl Context {
 /// The socket to talk to, and the home behind it where that is known.
 fn find_node(socket: Option<PathBuf>, home: Option<PathBuf>) -> Result<(PathBuf, Option<PathBuf>), Problem> {
     let from_env = || std::env::var_os("P2P_SOCKET").filter(|value| !value.is_empty()).map(PathBuf::from);
-    if let Some(socket) = socket.or_else(from_env) {
+    // What is typed goes before what the environment says.
+    let socket = socket.or_else(|| if home.is_none() { from_env() } else { None });
+    if let Some(socket) = socket {
         let home = if socket.ends_with("api.sock") { socket.parent().map(Path::to_owned) } else { None };
         return Ok((socket, home.filter(|home| !home.as_os_str().is_empty())));
     }

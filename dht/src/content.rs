@@ -30,8 +30,11 @@ pub trait Locator: Clone + Send + Sync + 'static {
     /// This node.
     fn me(&self) -> PeerId;
 
-    /// Every member that is known, this node included.
+    /// Every member that can be reached, this node included.
     fn members(&self) -> Vec<PeerId>;
+
+    /// How many members there are at all, this node and those that cannot be reached included.
+    fn known(&self) -> usize;
 
     /// The members closest to a key, best first, this node included where it is one of them.
     fn closest(&self, key: PlacementKey, count: usize) -> impl Future<Output = Vec<PeerId>> + Send;

@@ -19,7 +19,7 @@ pub const SOURCE_SILENT_MAX: Duration = Duration::from_secs(3);
 /// Pause before everybody is asked again, when somebody could not be reached.
 pub const RETRY_PAUSE: Duration = Duration::from_secs(1);
 
-/// Bytes that are under way or wait for the reader at most, unless a single part is larger.
+/// Default of [`GetConfig::window`].
 pub const WINDOW_LEN: u64 = 32 << 20;
 
 /// Which bytes are wanted.
@@ -52,6 +52,8 @@ pub struct GetConfig {
     pub me: PeerId,
     /// Longest time without any progress, in the search and in the transfer.
     pub stall: Duration,
+    /// Bytes that are under way or wait for the reader at most, unless a single part is larger.
+    pub window: u64,
     /// Where files are cut.
     pub geometry: Geometry,
 }
@@ -232,7 +234,7 @@ impl Get {
         let mut begun = Vec::new();
         for (part, state) in self.parts.iter_mut().filter(|(_, state)| !state.started) {
             let bytes = leaf_bytes(&self.config.geometry, &state.wants);
-            if self.window > 0 && self.window + bytes > WINDOW_LEN {
+            if self.window > 0 && self.window + bytes > self.config.window {
                 break;
             }
             self.window += bytes;
@@ -420,8 +422,7 @@ impl Get {
     }
 
     fn on_tick(&mut self, now: Instant) {
-        let started: Vec<Part> =
-            self.parts.iter().filter(|(_, state)| state.started).map(|(part, _)| *part).collect();
+        let started: Vec<Part> = self.parts.iter().filter(|(_, state)| state.started).map(|(part, _)| *part).collect();
         if started.is_empty() {
             // Everything asked for is here: it is the reader that takes its time.
             self.last_progress = now;

@@ -28,8 +28,7 @@ pub fn candidate_count(replicas: u32) -> usize {
 /// Sorts peers by distance from a key, closest first; duplicates go.
 pub fn rank(key: &PlacementKey, peers: impl IntoIterator<Item = PeerId>) -> Vec<PeerId> {
     let target = KBucketKey::new(key.0.to_vec());
-    let mut ranked: Vec<_> =
-        peers.into_iter().map(|peer| (target.distance(&KBucketKey::from(peer)), peer)).collect();
+    let mut ranked: Vec<_> = peers.into_iter().map(|peer| (target.distance(&KBucketKey::from(peer)), peer)).collect();
     ranked.sort_unstable();
     ranked.dedup();
     ranked.into_iter().map(|(_, peer)| peer).collect()

@@ -38,8 +38,9 @@ pub struct PutConfig {
 pub enum Input {
     /// So many objects, placed under this key, are durable here.
     Group(PlacementKey, u64),
-    /// The members that may hold a group, best first.
-    Located(PlacementKey, Vec<PeerId>),
+    /// The members that may hold a group and can be reached, best first; and how many there are at all, this node and those
+    /// that cannot be reached included.
+    Located(PlacementKey, Vec<PeerId>, usize),
     /// A member has answered for a whole group.
     Pushed(PlacementKey, PeerId, Pushed),
     /// A member has answered a bind; None if it could not be asked.
@@ -90,6 +91,8 @@ pub struct Put {
     config: PutConfig,
     root: Option<RootId>,
     groups: BTreeMap<PlacementKey, Group>,
+    /// Members that there are at all: a cluster smaller than the copies wanted has all it can have.
+    members: usize,
     /// Binds that are under way.
     binding: BTreeSet<PeerId>,
     /// When a bind that failed is sent again.
@@ -127,6 +130,7 @@ impl Put {
             config,
             root: None,
             groups: BTreeMap::new(),
+            members: usize::MAX,
             binding: BTreeSet::new(),
             bind_again: BTreeMap::new(),
             enough_since: None,
@@ -144,7 +148,10 @@ impl Put {
         }
         match input {
             Input::Group(key, objects) => self.on_group(key, objects, now),
-            Input::Located(key, candidates) => self.on_located(key, candidates, now),
+            Input::Located(key, candidates, members) => {
+                self.members = members;
+                self.on_located(key, candidates, now);
+            }
             Input::Pushed(key, peer, pushed) => self.on_pushed(key, peer, pushed, now),
             Input::Bound(peer, answer) => self.on_bound(peer, answer, now),
             Input::Complete(root) => {
@@ -195,8 +202,9 @@ impl Put {
             group.copies.insert(*peer, Copy::Pushing);
             self.effects.push(Effect::Push(key, *peer));
         }
-        // Who refused may think better of it, and others may come; but a cluster that is too small has all it can have.
-        if next.len() < lacking && !group.refused.is_empty() && group.retry_at.is_none() {
+        // Who refused may think better of it, and who is away may come back.
+        let owed = (self.config.replicas as usize).min(self.members);
+        if group.copies.len() < owed && group.retry_at.is_none() {
             group.retry_at = Some(now + group.retry_pause);
             group.retry_pause = (group.retry_pause * 2).min(RETRY_PAUSE_MAX);
         }
@@ -268,9 +276,11 @@ impl Put {
         let keys: Vec<PlacementKey> = self.groups.keys().copied().collect();
         for key in keys {
             let Some(group) = self.groups.get_mut(&key) else { continue };
-            let spare = group.candidates.iter().flatten().any(|other| {
-                *other != peer && !group.copies.contains_key(other) && !group.refused.contains(other)
-            });
+            let spare = group
+                .candidates
+                .iter()
+                .flatten()
+                .any(|other| *other != peer && !group.copies.contains_key(other) && !group.refused.contains(other));
             if spare && group.copies.get(&peer) == Some(&Copy::Held) {
                 group.copies.remove(&peer);
                 group.refused.insert(peer);
@@ -312,7 +322,8 @@ impl Put {
             return;
         }
         let copies = self.groups.values().map(Group::bound).min().unwrap_or(0);
-        let all = self.groups.values().all(|group| group.has_all(self.config.replicas));
+        let owed = self.config.replicas.min(u32::try_from(self.members).unwrap_or(u32::MAX));
+        let all = copies >= owed;
         let enough = copies >= self.config.acks;
         if enough {
             self.enough_since.get_or_insert(now);
@@ -333,12 +344,6 @@ impl Put {
 impl Group {
     fn bound(&self) -> u32 {
         self.copies.values().filter(|copy| **copy == Copy::Bound).count() as u32
-    }
-
-    /// Whether it has as many copies as there are members to take them.
-    fn has_all(&self, replicas: u32) -> bool {
-        let candidates = self.candidates.as_ref().map_or(usize::MAX, Vec::len);
-        self.bound() as usize >= (replicas as usize).min(candidates)
     }
 }
 

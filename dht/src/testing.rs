@@ -1,5 +1,7 @@
 //! What several tests need: peers and bytes that are the same in every run.
 
+#![expect(clippy::disallowed_methods, reason = "virtual time begins somewhere")]
+
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 

@@ -119,7 +119,7 @@ impl Geometry {
             Id::Root(_) => reference.offset == 0,
             Id::Subtree(_) => {
                 reference.len > 0
-                    && reference.offset % self.span(level) == 0
+                    && reference.offset.is_multiple_of(self.span(level))
                     && reference.offset.checked_add(reference.len).is_some_and(|end| end <= self.len_max())
             }
         }

@@ -86,6 +86,10 @@ impl Locator for Network {
         self.view.borrow().alive.iter().copied().chain([self.me]).collect()
     }
 
+    fn known(&self) -> usize {
+        self.view.borrow().known + 1
+    }
+
     async fn closest(&self, key: PlacementKey, count: usize) -> Vec<PeerId> {
         let members = self.members();
         let lookup = self.ask(|reply| Command::Lookup(kademlia::lookup_key(&key), reply));
@@ -323,9 +327,7 @@ impl Handle {
         let fresh = self.cluster().origin == Origin::Made && !self.inner.net.view.borrow().ever_met;
         if fresh {
             let message = "this home has no key of another cluster, so an address alone does not admit it";
-            return Err(
-                Problem::new(Code::Usage, message).hint("Join by a ticket: run `p2p-cli ticket` on a member.")
-            );
+            return Err(Problem::new(Code::Usage, message).hint("Join by a ticket: run `p2p-cli ticket` on a member."));
         }
         Ok(address)
     }
@@ -348,8 +350,11 @@ impl Handle {
             }
         }
         if refused {
-            return Err(Problem::new(Code::Unauthorised, "the member refused the handshake: it has another cluster key")
-                .hint("Get a ticket of that cluster: run `p2p-cli ticket` there."));
+            return Err(Problem::new(
+                Code::Unauthorised,
+                "the member refused the handshake: it has another cluster key",
+            )
+            .hint("Get a ticket of that cluster: run `p2p-cli ticket` there."));
         }
         Err(no_answer())
     }
@@ -369,12 +374,12 @@ fn no_answer() -> Problem {
 }
 
 fn is_ready(view: &NetView, started: Instant) -> bool {
-    !view.alive.is_empty() || !view.knows_others || started.elapsed() >= READY_WAIT
+    !view.alive.is_empty() || view.known == 0 || started.elapsed() >= READY_WAIT
 }
 
 fn health(view: &NetView, bytes: u64, storage_max: u64) -> (Health, Vec<String>) {
     let mut reasons = view.reasons.clone();
-    let isolated = view.alive.is_empty() && view.knows_others;
+    let isolated = view.alive.is_empty() && view.known > 0;
     if isolated {
         reasons.insert(0, "no other member can be reached".into());
         return (Health::Isolated, reasons);

@@ -119,8 +119,7 @@ impl Node {
         let store = Objects::open(&config.home, config.storage_max)?;
         let socket = p2p_api::home::socket_path(&config.home)
             .map_err(|source| StartError::Socket { path: config.home.clone(), source })?;
-        let listener =
-            http::bind(&socket).map_err(|source| StartError::Socket { path: socket.clone(), source })?;
+        let listener = http::bind(&socket).map_err(|source| StartError::Socket { path: socket.clone(), source })?;
         let admission = Admission::new(keypair.clone(), &cluster.keys)
             .map_err(|error| StartError::Home(format!("the identity cannot be used: {error}")))?;
         let mut registry = Registry::default();
@@ -266,16 +265,10 @@ fn load_peers(home: &Path) -> Result<PeersFile, StartError> {
 }
 
 /// Lets a home join by a ticket or an address before it runs.
-fn join_at_start(
-    config: &Config,
-    target: &str,
-    cluster: &mut Cluster,
-    peers: &mut Peers,
-) -> Result<(), StartError> {
+fn join_at_start(config: &Config, target: &str, cluster: &mut Cluster, peers: &mut Peers) -> Result<(), StartError> {
     if !ticket::looks_like_ticket(target) {
-        let address: Multiaddr = target
-            .parse()
-            .map_err(|_| StartError::Config("join: neither a ticket nor a multiaddress".into()))?;
+        let address: Multiaddr =
+            target.parse().map_err(|_| StartError::Config("join: neither a ticket nor a multiaddress".into()))?;
         peers.want(address);
         return Ok(());
     }

@@ -137,9 +137,9 @@ fn announce(node: &Node, home: &Path, ready_file: Option<&Path>) -> Result<(), P
     let Some(path) = ready_file else { return Ok(()) };
     let temporary = path.with_extension("new");
     let text = serde_json::to_vec(&ready).map_err(|error| other(&error))?;
-    std::fs::write(&temporary, text).and_then(|()| std::fs::rename(&temporary, path)).map_err(|error| {
-        Problem::new(Code::Config, format!("cannot write the ready file {}: {error}", path.display()))
-    })
+    std::fs::write(&temporary, text)
+        .and_then(|()| std::fs::rename(&temporary, path))
+        .map_err(|error| Problem::new(Code::Config, format!("cannot write the ready file {}: {error}", path.display())))
 }
 
 async fn end_of_stdin() {

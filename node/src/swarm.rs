@@ -16,9 +16,7 @@ use libp2p::identity::Keypair;
 use libp2p::multiaddr::Protocol;
 use libp2p::swarm::dial_opts::{DialOpts, PeerCondition};
 use libp2p::swarm::{ConnectionId, DialError, NetworkBehaviour, SwarmEvent};
-use libp2p::{
-    Multiaddr, PeerId, StreamProtocol, Swarm, Transport, connection_limits, identify, ping, tcp, yamux,
-};
+use libp2p::{Multiaddr, PeerId, StreamProtocol, Swarm, Transport, connection_limits, identify, ping, tcp, yamux};
 use p2p_dht::kademlia::{self, FoundPeer, Kademlia, Lookups};
 use p2p_dht::message::PROTOCOL;
 use p2p_gossip::wire::Streams;
@@ -87,8 +85,8 @@ pub(crate) struct NetView {
     pub(crate) alive: BTreeSet<PeerId>,
     /// Whether anybody else was ever met by this home.
     pub(crate) ever_met: bool,
-    /// Whether anybody else is known.
-    pub(crate) knows_others: bool,
+    /// How many others are known.
+    pub(crate) known: usize,
     /// Why members that are known are not there.
     pub(crate) reasons: Vec<String>,
     /// Where others reach this node.
@@ -333,11 +331,9 @@ impl SwarmTask {
             SwarmEvent::ConnectionEstablished { peer_id, connection_id, endpoint, .. } => {
                 self.on_connected(peer_id, connection_id, &endpoint);
             }
-            SwarmEvent::ConnectionClosed { peer_id, num_established, .. } => {
-                if self.peers.disconnected(&peer_id) || num_established == 0 {
-                    tracing::info!(peer = %peer_id, "member is gone");
-                    self.publish();
-                }
+            SwarmEvent::ConnectionClosed { peer_id, .. } if self.peers.disconnected(&peer_id) => {
+                tracing::info!(peer = %peer_id, "member is gone");
+                self.publish();
             }
             SwarmEvent::OutgoingConnectionError { connection_id, peer_id, error } => {
                 self.on_dial_failed(connection_id, peer_id, &error);
@@ -528,7 +524,7 @@ impl SwarmTask {
         self.view.send_replace(NetView {
             alive: self.peers.alive(),
             ever_met: self.peers.ever_met(),
-            knows_others: self.peers.knows_others(),
+            known: self.peers.known_others(),
             reasons: self.peers.reasons(),
             addresses: named.collect(),
         });

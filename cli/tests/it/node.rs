@@ -148,7 +148,7 @@ fn the_hint_to_start_the_node_is_not_given_about_others() {
 }
 
 #[test]
-fn the_node_is_found_by_socket_environment_home_in_this_order() {
+fn what_is_typed_names_the_node_before_what_the_environment_says() {
     let (by_flag, by_env, by_home) = (World::without_node(), World::without_node(), World::without_node());
     for (world, name) in [(&by_flag, "flag"), (&by_env, "env"), (&by_home, "home")] {
         world.start(move |_| answer(200, &json!({"ticket": name})));
@@ -167,7 +167,8 @@ fn the_node_is_found_by_socket_environment_home_in_this_order() {
     };
     let (home_args, socket_args) = (["--home".as_ref(), home.as_os_str()], ["--socket".as_ref(), socket.as_os_str()]);
     assert_eq!(ask(&[home_args, socket_args].concat(), true), "flag\n");
-    assert_eq!(ask(&home_args, true), "env\n");
+    assert_eq!(ask(&home_args, true), "home\n");
+    assert_eq!(ask(&[], true), "env\n");
     assert_eq!(ask(&home_args, false), "home\n");
 }
 

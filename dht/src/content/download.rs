@@ -1,5 +1,7 @@
 //! Gets: the bytes of a file, from wherever they are, to a reader.
 
+#![expect(clippy::disallowed_methods, reason = "the shell: reads the clock for the machine")]
+
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -15,7 +17,7 @@ use super::{Content, ContentError, Locator, TICK};
 use crate::blocking;
 use crate::exchange::client::{AskError, Lane};
 use crate::exchange::{add, count};
-use crate::get::{Effect, Get, GetConfig, Input, Outcome, Part, Range, SOURCE_SILENT_MAX, Wanted};
+use crate::get::{Effect, Get, GetConfig, Input, Outcome, Part, Range, SOURCE_SILENT_MAX, WINDOW_LEN, Wanted};
 use crate::hold;
 use crate::message::{Reply, Request};
 use crate::object::Object;
@@ -103,7 +105,7 @@ impl<S: ObjectStore, L: Locator> Content<S, L> {
             Wanted::Bytes(range) => range,
             Wanted::Indexes => Range::ALL,
         };
-        let config = GetConfig { me: self.locator.me(), stall, geometry: GEOMETRY };
+        let config = GetConfig { me: self.locator.me(), stall, window: WINDOW_LEN, geometry: GEOMETRY };
         let (found, begun) = oneshot::channel();
         let (deliver, objects) = mpsc::channel(1);
         let get = Get::new(config, root, wanted, Instant::now());

@@ -41,6 +41,10 @@ impl Locator for Everybody {
         self.members.clone()
     }
 
+    fn known(&self) -> usize {
+        self.members.len()
+    }
+
     async fn closest(&self, key: PlacementKey, count: usize) -> Vec<PeerId> {
         placement::closest(&key, self.members.clone(), count)
     }

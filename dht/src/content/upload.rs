@@ -4,6 +4,8 @@
 //! are pushed under an upload name of their own. What lacks copies is remembered in the store and taken up again after a
 //! restart.
 
+#![expect(clippy::disallowed_methods, reason = "the shell: reads the clock and draws names for the machines")]
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -23,7 +25,7 @@ use crate::hold::{self, Bound, Stored};
 use crate::message::{REFS_MAX, Reply, Request};
 use crate::object::{Built, Group, Object, TreeBuilder, group_leaves};
 use crate::placement;
-use crate::put::{Effect, Input, Put, PutConfig, Pushed, Report};
+use crate::put::{Effect, Input, Pushed, Put, PutConfig, Report};
 use crate::store::{ObjectStore, Pending, StoreError, StoreResult, UploadId};
 use crate::tree::{GEOMETRY, Id, ObjectRef, PlacementKey, RootId};
 
@@ -94,8 +96,7 @@ impl<S: ObjectStore, L: Locator> Content<S, L> {
         let spread = tokio::spawn(self.clone().spread(names, config, spread_events, Some(report)));
         let mut unfinished = Unfinished { content: self, staging: Some(names.staging), spread: spread.abort_handle() };
         let (root, len) = self.read_in(bytes, names.staging, &events).await?;
-        let pending =
-            Pending { staging: names.staging, copies: names.copies, root, len, replicas: options.replicas };
+        let pending = Pending { staging: names.staging, copies: names.copies, root, len, replicas: options.replicas };
         self.store.write(0, move |tx| tx.add_pending(&pending)).await?;
         // From here on it goes on by itself, whoever waits for it.
         unfinished.staging = None;
@@ -299,16 +300,14 @@ impl<S: ObjectStore, L: Locator> Content<S, L> {
         match work {
             Work::Locate(key) => {
                 let count = placement::candidate_count(replicas);
-                Input::Located(key, self.locator.closest(key, count).await)
+                Input::Located(key, self.locator.closest(key, count).await, self.locator.known())
             }
             Work::Push(key, peer, objects, slots) => {
                 let _slot = slots.acquire().await;
                 let pushed = self.push_group(peer, names.copies, &objects).await;
                 Input::Pushed(key, peer, pushed)
             }
-            Work::Bind(peer, root, objects) => {
-                Input::Bound(peer, self.bind(peer, names.copies, root, objects).await)
-            }
+            Work::Bind(peer, root, objects) => Input::Bound(peer, self.bind(peer, names.copies, root, objects).await),
         }
     }
 

@@ -1,5 +1,7 @@
 //! The asking side: one link per peer and direction of bulk, kept open, with many requests under way on each.
 
+#![expect(clippy::disallowed_methods, reason = "the shell: links are idle by the clock")]
+
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

@@ -140,9 +140,9 @@ impl<S: ObjectStore> Server<S> {
                 found.map(|object| object.map_or(Reply::Absent, |object| Reply::Object(object.payload().clone())))
             }
             Request::Have(objects) => {
-                let query = self.store.read(move |view| {
-                    objects.iter().map(|reference| Ok(view.find(reference)?.is_some())).collect()
-                });
+                let query = self
+                    .store
+                    .read(move |view| objects.iter().map(|reference| Ok(view.find(reference)?.is_some())).collect());
                 query.await.map(Reply::Flags)
             }
             Request::Count(root, objects) => {

@@ -183,7 +183,8 @@ fn adapted(root: &Object, len: u64) -> Option<Bytes> {
     let count = SMALL.child_count(len);
     let wanted = SMALL.payload_len(0, len) as usize;
     let ids = root.payload.slice(..2 * tree::ID_LEN);
-    (count == 2).then(|| ids.iter().chain(root.payload[2 * tree::ID_LEN..].iter().cycle()).copied().take(wanted).collect())
+    (count == 2)
+        .then(|| ids.iter().chain(root.payload[2 * tree::ID_LEN..].iter().cycle()).copied().take(wanted).collect())
 }
 
 proptest! {

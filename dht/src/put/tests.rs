@@ -15,6 +15,8 @@ enum Manner {
     Forgetful,
     /// Dies after the pushes, before the bind.
     DiesBeforeBind,
+    /// Known, but not there for the first minute.
+    Away,
 }
 
 struct World {
@@ -91,16 +93,17 @@ impl World {
     fn effect(&mut self, effect: Effect) {
         match effect {
             Effect::Locate(key) => {
-                let peers = self.members.iter().map(|(peer, _)| *peer);
-                let closest =
-                    placement::closest(&key, peers, placement::candidate_count(self.put.config.replicas));
-                self.timeline.after(self.latency, Some(Input::Located(key, closest)));
+                let away = self.timeline.now() - self.started < Duration::from_secs(60);
+                let there = self.members.iter().filter(|(_, manner)| !(away && *manner == Manner::Away));
+                let there = there.map(|(peer, _)| *peer);
+                let closest = placement::closest(&key, there, placement::candidate_count(self.put.config.replicas));
+                self.timeline.after(self.latency, Some(Input::Located(key, closest, self.members.len())));
             }
             Effect::Push(key, peer) => {
                 let pushed = match *self.manner(peer) {
                     Manner::Dead => Pushed::Failed,
                     Manner::Full => Pushed::Full,
-                    Manner::Honest | Manner::Forgetful | Manner::DiesBeforeBind => {
+                    Manner::Honest | Manner::Forgetful | Manner::DiesBeforeBind | Manner::Away => {
                         self.held.entry(peer).or_default().insert(key, OBJECTS);
                         Pushed::Held
                     }
@@ -122,7 +125,7 @@ impl World {
         match manner {
             Manner::Forgetful if self.forgot.insert(peer) => self.held.entry(peer).or_default().clear(),
             Manner::DiesBeforeBind => *self.manner(peer) = Manner::Dead,
-            Manner::Honest | Manner::Dead | Manner::Full | Manner::Forgetful => {}
+            Manner::Honest | Manner::Dead | Manner::Full | Manner::Forgetful | Manner::Away => {}
         }
         if *self.manner(peer) == Manner::Dead {
             return None;
@@ -138,9 +141,8 @@ impl World {
 
     /// The fewest living members that hold a group for good.
     fn copies(&self, groups: u8) -> u32 {
-        let living = |peer: &PeerId| {
-            self.members.iter().any(|(member, manner)| member == peer && *manner != Manner::Dead)
-        };
+        let living =
+            |peer: &PeerId| self.members.iter().any(|(member, manner)| member == peer && *manner != Manner::Dead);
         let copies = |key: PlacementKey| {
             let holds = |peer: &&PeerId| living(peer) && self.held.get(peer).is_some_and(|h| h.contains_key(&key));
             self.bound.iter().filter(holds).count() as u32
@@ -154,7 +156,7 @@ impl World {
     }
 }
 
-use Manner::{Dead, DiesBeforeBind, Forgetful, Full, Honest};
+use Manner::{Away, Dead, DiesBeforeBind, Forgetful, Full, Honest};
 
 #[test]
 fn a_healthy_cluster_has_three_copies_at_once() {
@@ -199,6 +201,14 @@ fn too_few_copies_are_said_honestly_and_the_work_goes_on() {
 }
 
 #[test]
+fn members_that_were_away_get_their_copies_when_they_are_back() {
+    let world = World::new(&[Honest, Away, Away], 3, 1).run(4);
+    assert_eq!(world.report().1, Report { copies: 1, enough: true });
+    assert!(world.settled);
+    assert_eq!(world.copies(4), 3);
+}
+
+#[test]
 fn holds_that_were_lost_before_the_bind_are_pushed_again() {
     let world = World::new(&[Forgetful; 3], 3, 2).run(6);
     assert_eq!(world.report().1, Report { copies: 3, enough: true });
@@ -225,6 +235,7 @@ fn no_more_is_reported_than_there_is() {
                 1 => Full,
                 2 => Forgetful,
                 3 => DiesBeforeBind,
+                4 => Away,
                 _ => Honest,
             })
             .collect();

@@ -189,8 +189,7 @@ async fn cache_makes_room_oldest_first_and_held_objects_never<S: ObjectStore>(st
 }
 
 async fn pending_uploads_are_remembered_until_settled<S: ObjectStore>(store: &S) {
-    let pending =
-        Pending { staging: UPLOAD, copies: OTHER, root: root(&object(1)), len: u64::MAX >> 1, replicas: 3 };
+    let pending = Pending { staging: UPLOAD, copies: OTHER, root: root(&object(1)), len: u64::MAX >> 1, replicas: 3 };
     put(store, &object(1), Some(UPLOAD)).await;
     store.write(0, move |tx| tx.add_pending(&pending)).await.expect("the store works");
     assert_eq!(store.read(|view| view.pending()).await.expect("the store works"), [pending]);

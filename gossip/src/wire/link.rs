@@ -138,8 +138,7 @@ impl Link {
         if remote.cluster != config.hello.cluster {
             return Err(LinkError::OtherCluster);
         }
-        let version =
-            config.hello.versions.common(remote.versions).ok_or(LinkError::Incompatible(remote.versions))?;
+        let version = config.hello.versions.common(remote.versions).ok_or(LinkError::Incompatible(remote.versions))?;
         if !(CREDIT_MIN..=CREDIT_MAX).contains(&remote.credit) {
             return Err(LinkError::BadHello);
         }

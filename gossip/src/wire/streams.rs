@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use libp2p::PeerId;
 use libp2p::core::transport::PortUse;
 use libp2p::core::upgrade::ReadyUpgrade;
 use libp2p::core::{Endpoint, Multiaddr};
@@ -17,11 +18,10 @@ use libp2p::swarm::behaviour::{ConnectionClosed, ConnectionEstablished, DialFail
 use libp2p::swarm::dial_opts::{DialOpts, PeerCondition};
 use libp2p::swarm::handler::{ConnectionEvent, DialUpgradeError, FullyNegotiatedInbound, FullyNegotiatedOutbound};
 use libp2p::swarm::{
-    ConnectionDenied, ConnectionHandler, ConnectionHandlerEvent, ConnectionId, FromSwarm, NetworkBehaviour,
+    ConnectionDenied, ConnectionHandler, ConnectionHandlerEvent, ConnectionId, DialError, FromSwarm, NetworkBehaviour,
     NotifyHandler, Stream, StreamProtocol, StreamUpgradeError, SubstreamProtocol, THandler, THandlerInEvent,
     THandlerOutEvent, ToSwarm,
 };
-use libp2p::PeerId;
 use tokio::sync::{mpsc, oneshot};
 
 /// Requests for streams that wait for the swarm.
@@ -135,10 +135,8 @@ impl Streams {
             return;
         }
         waiting.push(reply);
-        let opts = DialOpts::peer_id(peer)
-            .condition(PeerCondition::DisconnectedAndNotDialing)
-            .allocate_new_port()
-            .build();
+        let opts =
+            DialOpts::peer_id(peer).condition(PeerCondition::DisconnectedAndNotDialing).allocate_new_port().build();
         self.events.push_back(ToSwarm::Dial { opts });
     }
 
@@ -200,11 +198,11 @@ impl NetworkBehaviour for Streams {
             FromSwarm::ConnectionClosed(ConnectionClosed { peer_id, connection_id, .. }) => {
                 self.on_disconnected(peer_id, connection_id);
             }
-            FromSwarm::DialFailure(DialFailure { peer_id: Some(peer), error, .. }) => {
-                // The condition was not met: somebody else dials already, and that dial decides.
-                if !matches!(error, libp2p::swarm::DialError::DialPeerConditionFalse(_)) {
-                    self.on_dial_failure(peer, &error.to_string());
-                }
+            // Where the condition was not met somebody else dials already, and that dial decides.
+            FromSwarm::DialFailure(DialFailure { peer_id: Some(peer), error, .. })
+                if !matches!(error, DialError::DialPeerConditionFalse(_)) =>
+            {
+                self.on_dial_failure(peer, &error.to_string());
             }
             _ => {}
         }

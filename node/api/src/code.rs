@@ -134,6 +134,23 @@ mod tests {
     fn the_table_of_codes_is_a_promise() {
         let table: Vec<String> =
             Code::ALL.iter().map(|c| format!("{} exit {} http {}", c.word(), c.exit(), c.http_status())).collect();
-        insta::assert_snapshot!(table.join("\n"), @"");
+        insta::assert_snapshot!(table.join("\n"), @r"
+        other exit 1 http 500
+        usage exit 2 http 400
+        not_found exit 3 http 404
+        conflict exit 4 http 409
+        exists exit 4 http 409
+        partial exit 5 http 202
+        unreachable exit 6 http 502
+        unauthorised exit 7 http 403
+        timed_out exit 8 http 504
+        integrity exit 9 http 502
+        locked exit 10 http 503
+        full exit 10 http 507
+        busy exit 10 http 503
+        not_ready exit 10 http 503
+        config exit 11 http 400
+        unsupported_version exit 12 http 502
+        ");
     }
 }

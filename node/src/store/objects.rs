@@ -268,12 +268,10 @@ impl ObjectTx for Tx {
     }
 
     fn remove(&mut self, row: Row) -> StoreResult<u64> {
-        let size: Option<i64> = query_one(
-            &self.db,
-            "DELETE FROM objects WHERE row = ?1 AND holds = 0 RETURNING size",
-            [row.0],
-            |found| found.get(0),
-        )?;
+        let size: Option<i64> =
+            query_one(&self.db, "DELETE FROM objects WHERE row = ?1 AND holds = 0 RETURNING size", [row.0], |found| {
+                found.get(0)
+            })?;
         let Some(size) = size else { return Ok(0) };
         self.run("DELETE FROM payloads WHERE row = ?1", [row.0])?;
         self.state.totals.objects -= 1;

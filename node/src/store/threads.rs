@@ -13,12 +13,15 @@ use super::{COMMIT_LEN_MAX, COMMIT_RULES_MAX, FILE_NAME, READERS, Skipped, WRITE
 /// Tells a caller what became of its rule, once that is certain.
 pub(super) type Finish = Box<dyn FnOnce(StoreResult<()>) + Send>;
 
+/// Runs a rule; its outcome decides about the transaction.
+type Rule = Box<dyn FnOnce(&mut dyn ObjectTx) -> (StoreResult<()>, Finish) + Send>;
+
 /// A rule that waits for its transaction.
 pub(super) struct WriteJob {
     /// About how many bytes it writes.
     pub(super) weight: usize,
     /// Runs it.
-    pub(super) run: Box<dyn FnOnce(&mut dyn ObjectTx) -> (StoreResult<()>, Finish) + Send>,
+    pub(super) run: Rule,
 }
 
 /// A query that waits for a reader.
