@@ -58,8 +58,13 @@ pub struct GetConfig {
     pub geometry: Geometry,
 }
 
-/// Names a part of the file while it is fetched: the offset of its first byte.
-pub type Part = u64;
+/// Names a part of the file while it is fetched; parts order as the file does. An index and its first child begin at the
+/// same byte, so each has a number as well, and what comes late for one is not taken for the other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Part {
+    offset: u64,
+    number: u64,
+}
 
 /// What happened.
 #[derive(Debug)]
@@ -139,6 +144,7 @@ pub struct Get {
     wanted: Wanted,
     range: Range,
     parts: BTreeMap<Part, PartState>,
+    next_part: u64,
     members: Vec<PeerId>,
     /// Sent something wrong: not asked again.
     bad: BTreeSet<PeerId>,
@@ -181,6 +187,7 @@ impl Get {
             wanted,
             range,
             parts: BTreeMap::new(),
+            next_part: 0,
             members: Vec::new(),
             bad: BTreeSet::new(),
             slow: BTreeSet::new(),
@@ -223,7 +230,9 @@ impl Get {
         self.file_len
     }
 
-    fn add_part(&mut self, part: Part, key: PlacementKey, wants: Vec<ObjectRef>) {
+    fn add_part(&mut self, offset: u64, key: PlacementKey, wants: Vec<ObjectRef>) {
+        let part = Part { offset, number: self.next_part };
+        self.next_part += 1;
         let search = Search::new(key, [self.config.me]);
         let state = PartState { search, wants, started: false, source: None, unsure: false, retry_at: None };
         self.parts.insert(part, state);
@@ -254,6 +263,7 @@ impl Get {
             }
             match state.search.next(&self.members) {
                 Step::Try(peer) if self.bad.contains(&peer) => {}
+                Step::Try(peer) if self.slow.contains(&peer) && state.search.defer(peer) => {}
                 Step::Try(peer) => {
                     state.source = Some((peer, now));
                     self.effects.push(match state.wants.as_slice() {
@@ -288,9 +298,8 @@ impl Get {
         state.retry_at = Some(now + RETRY_PAUSE);
     }
 
-    fn on_located(&mut self, part: Part, mut closest: Vec<PeerId>, members: Vec<PeerId>, now: Instant) {
+    fn on_located(&mut self, part: Part, closest: Vec<PeerId>, members: Vec<PeerId>, now: Instant) {
         self.members = members;
-        closest.sort_by_key(|peer| self.slow.contains(peer));
         if let Some(state) = self.parts.get_mut(&part) {
             state.search.located(closest);
             self.step(part, now);
@@ -409,6 +418,8 @@ impl Get {
             Outcome::Bad => {
                 self.bad.insert(peer);
             }
+            // What this node cannot read says nothing about the rest of what it has.
+            Outcome::Failed if peer == self.config.me => {}
             Outcome::Failed => {
                 self.slow.insert(peer);
             }

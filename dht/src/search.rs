@@ -21,6 +21,8 @@ pub struct Search {
     /// To be asked next, best first.
     queue: VecDeque<PeerId>,
     tried: BTreeSet<PeerId>,
+    /// To be tried when nobody else is left.
+    deferred: VecDeque<PeerId>,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -33,6 +35,8 @@ enum Stage {
     Closest,
     /// Some of all others are being asked whether they have it; so many answers are due.
     Asking(usize),
+    /// Only those that were put off are left.
+    Last,
 }
 
 /// What to do next.
@@ -53,7 +57,13 @@ pub enum Step {
 impl Search {
     /// A search that begins with peers that are likely to have it, this node first.
     pub fn new(key: PlacementKey, likely: impl IntoIterator<Item = PeerId>) -> Self {
-        Self { key, stage: Stage::Start, queue: likely.into_iter().collect(), tried: BTreeSet::new() }
+        Self {
+            key,
+            stage: Stage::Start,
+            queue: likely.into_iter().collect(),
+            tried: BTreeSet::new(),
+            deferred: VecDeque::new(),
+        }
     }
 
     /// Where the group should be.
@@ -75,8 +85,17 @@ impl Search {
             }
             Stage::Locating => Step::Wait,
             Stage::Asking(due) if due > 0 => Step::Wait,
-            Stage::Closest | Stage::Asking(_) => self.ask_more(members),
+            Stage::Closest | Stage::Asking(_) | Stage::Last => self.ask_more(members),
         }
+    }
+
+    /// Puts off a peer that was just named, until nobody else is left; false if that is now.
+    pub fn defer(&mut self, peer: PeerId) -> bool {
+        let put_off = self.stage != Stage::Last;
+        if put_off {
+            self.deferred.push_back(peer);
+        }
+        put_off
     }
 
     /// The closest members are these.
@@ -102,7 +121,8 @@ impl Search {
         let untried = members.iter().copied().filter(|peer| !self.tried.contains(peer));
         let asked = placement::closest(&self.key, untried, ASKED_AT_ONCE);
         if asked.is_empty() {
-            return Step::Exhausted;
+            self.stage = Stage::Last;
+            return self.deferred.pop_front().map_or(Step::Exhausted, Step::Try);
         }
         self.tried.extend(&asked);
         self.stage = Stage::Asking(asked.len());
@@ -151,6 +171,22 @@ mod tests {
         search.answered(peer(4), true);
         assert_eq!(search.next(&members), Step::Try(peer(4)));
         assert_eq!(search.next(&members), Step::Wait);
+    }
+
+    #[test]
+    fn who_is_put_off_comes_last() {
+        let members: Vec<PeerId> = (0..3).map(peer).collect();
+        let mut search = Search::new(key(), [peer(0)]);
+        assert_eq!(search.next(&members), Step::Try(peer(0)));
+        assert!(search.defer(peer(0)));
+        assert_eq!(search.next(&members), Step::Locate);
+        search.located(vec![peer(0), peer(1)]);
+        assert_eq!(search.next(&members), Step::Try(peer(1)));
+        assert_eq!(search.next(&members), Step::Ask(vec![peer(2)]));
+        search.answered(peer(2), false);
+        assert_eq!(search.next(&members), Step::Try(peer(0)));
+        assert!(!search.defer(peer(0)), "nobody else is left");
+        assert_eq!(search.next(&members), Step::Exhausted);
     }
 
     #[test]
