@@ -18,7 +18,7 @@ use tokio::io::{AsyncReadExt, BufReader};
 use tokio_util::io::ReaderStream;
 
 use crate::cluster;
-use crate::process::Condition;
+use crate::process::{Condition, Memory};
 use crate::report::Network;
 use crate::state::{Dir, failed};
 use crate::{Cluster, ClusterConfig, Mode, Result};
@@ -65,6 +65,10 @@ pub struct Report {
     pub copies_min: u32,
     /// Who stored what after the put.
     pub stored: Vec<Stored>,
+    /// Resident memory of the largest node before the put, in bytes.
+    pub memory_idle: u64,
+    /// The most that any node had during puts and gets, in bytes.
+    pub memory_peak: u64,
     /// What was done, in order.
     pub steps: Vec<Step>,
     /// Always true: the comparisons of bytes and address held.
@@ -116,6 +120,8 @@ impl Report {
             let (index, objects, bytes) = (stored.index, stored.objects, stored.bytes);
             let _ = writeln!(text, "node {index:<4} {objects:>8} objects {bytes:>14} bytes  {holder}");
         }
+        let (idle, peak) = (self.memory_idle >> 20, self.memory_peak >> 20);
+        let _ = writeln!(text, "memory   {idle} MiB idle, {peak} MiB at most, of the largest node");
         text.push_str("ok: every comparison held\n");
         text
     }
@@ -217,6 +223,7 @@ impl<S: Fn(&str)> Tour<S> {
         let up = format!("up: {nodes} nodes that have all met");
         let mut cluster = self.step(&up, false, Cluster::up(config)).await?;
         let found = cluster.nodes()?;
+        let memory_idle = largest(&found, |memory| memory.now);
 
         let put = self.step("put on node 0", true, put(cluster.client(0), &source)).await?;
         let hash = self.step("hash of the file, computed apart", true, source.hash()).await?;
@@ -233,11 +240,13 @@ impl<S: Fn(&str)> Tour<S> {
         let get = compare(cluster.client(reader), &put.address, &source);
         self.step(&format!("get from node {reader}, every byte compared"), true, get).await?;
 
+        let memory_peak = largest(&found, |memory| memory.peak);
         self.step("kill -9 of node 0, which took the put", false, cluster.kill(0)).await?;
         let reader = another(&stored, &asked);
         let get = compare(cluster.client(reader), &put.address, &source);
         self.step(&format!("get from node {reader}, every byte compared"), true, get).await?;
 
+        let memory_peak = memory_peak.max(largest(&found, |memory| memory.peak));
         let dir = cluster.dir().clone();
         self.step("down", false, cluster::down(&dir, true)).await?;
         Ok(Report {
@@ -247,6 +256,8 @@ impl<S: Fn(&str)> Tour<S> {
             replicas: stat.replicas,
             copies_min: stat.copies_min,
             stored,
+            memory_idle,
+            memory_peak,
             steps: self.steps,
             ok: true,
         })
@@ -316,6 +327,11 @@ async fn who_stored(cluster: &Cluster, found: &Network, stat: &Stat) -> Result<V
         });
     }
     Ok(stored)
+}
+
+/// A figure of the node where it is largest.
+fn largest(found: &Network, figure: impl Fn(Memory) -> u64) -> u64 {
+    found.nodes.iter().filter_map(|node| Memory::of(node.pid?)).map(figure).max().unwrap_or(0)
 }
 
 /// The node to read from next: one that was not asked yet, and best one that must fetch all of it from others.

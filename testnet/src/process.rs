@@ -53,6 +53,28 @@ impl Condition {
     }
 }
 
+/// Resident memory of a process, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Memory {
+    /// At this moment.
+    pub now: u64,
+    /// The most so far.
+    pub peak: u64,
+}
+
+impl Memory {
+    /// Of the process with this pid; None where there is none.
+    pub fn of(pid: u32) -> Option<Self> {
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+        let field = |name: &str| {
+            let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
+            let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+            Some(kib << 10)
+        };
+        Some(Self { now: field("VmRSS")?, peak: field("VmHWM")? })
+    }
+}
+
 impl ProcessId {
     /// The process that has this pid now, if there is one.
     pub fn of(pid: u32) -> Option<Self> {
