@@ -49,6 +49,8 @@ pub struct Content<S, L> {
     counters: Arc<Counters>,
     /// Room for bytes that are being read in.
     reading: Arc<Semaphore>,
+    /// Room for objects on their way to members.
+    pushing: Arc<Semaphore>,
 }
 
 /// Why content could not be stored or fetched.
@@ -78,7 +80,8 @@ impl<S: ObjectStore, L: Locator> Content<S, L> {
     /// Content over a store, the members that the locator knows, and links to them.
     pub fn new(store: S, locator: L, client: Client, counters: Arc<Counters>) -> Self {
         let reading = Arc::new(Semaphore::new(upload::READING_LEN_MAX));
-        Self { store, locator, client, counters, reading }
+        let pushing = Arc::new(Semaphore::new(upload::PUSHING_LEN_MAX));
+        Self { store, locator, client, counters, reading, pushing }
     }
 
     /// The store.

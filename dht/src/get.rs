@@ -77,6 +77,8 @@ pub enum Input {
     Answered(Part, PeerId, Option<bool>),
     /// A source sent a wanted object.
     Got(Part, PeerId, Object),
+    /// Something came from a source, though not yet a whole object.
+    Heard(PeerId),
     /// A source has nothing more to say about a part.
     Ended(Part, PeerId, Outcome),
     /// The reader took so many bytes of leaves.
@@ -155,7 +157,7 @@ pub struct Get {
     /// Leaves that came before their turn.
     early: BTreeMap<u64, Object>,
     next_offset: u64,
-    /// Bytes of leaves asked for and not yet consumed.
+    /// Bytes asked for and not yet consumed.
     window: u64,
     last_progress: Instant,
     ended: bool,
@@ -214,6 +216,7 @@ impl Get {
             Input::Located(part, closest, members) => self.on_located(part, closest, members, now),
             Input::Answered(part, peer, has) => self.on_answered(part, peer, has, now),
             Input::Got(part, peer, object) => self.on_object(part, peer, object, now),
+            Input::Heard(peer) => self.on_heard(peer, now),
             Input::Ended(part, peer, outcome) => self.on_ended(part, peer, outcome, now),
             Input::Consumed(bytes) => {
                 self.window = self.window.saturating_sub(bytes);
@@ -242,7 +245,7 @@ impl Get {
     fn start_parts(&mut self, now: Instant) {
         let mut begun = Vec::new();
         for (part, state) in self.parts.iter_mut().filter(|(_, state)| !state.started) {
-            let bytes = leaf_bytes(&self.config.geometry, &state.wants);
+            let bytes = weight(&self.config.geometry, &state.wants);
             if self.window > 0 && self.window + bytes > self.config.window {
                 break;
             }
@@ -317,13 +320,18 @@ impl Get {
         }
     }
 
-    fn on_object(&mut self, part: Part, peer: PeerId, object: Object, now: Instant) {
-        let Some(state) = self.parts.get_mut(&part) else { return };
-        if let Some((source, last)) = &mut state.source
-            && *source == peer
-        {
+    /// One source may serve several parts over one slow link: it is silent only if nothing at all comes from it.
+    fn on_heard(&mut self, peer: PeerId, now: Instant) {
+        let sources = self.parts.values_mut().filter_map(|state| state.source.as_mut());
+        for (_, last) in sources.filter(|(source, _)| *source == peer) {
             *last = now;
+            self.last_progress = now;
         }
+    }
+
+    fn on_object(&mut self, part: Part, peer: PeerId, object: Object, now: Instant) {
+        self.on_heard(peer, now);
+        let Some(state) = self.parts.get_mut(&part) else { return };
         let reference = *object.reference();
         let is_root = state.wants.is_empty() && reference.id == Id::Root(self.root);
         if is_root {
@@ -366,6 +374,9 @@ impl Get {
             self.early.insert(object.reference().offset, object);
             self.deliver();
         } else {
+            if !is_root {
+                self.window = self.window.saturating_sub(object.payload().len() as u64);
+            }
             self.expand(&children);
         }
         self.start_parts(now);
@@ -474,9 +485,9 @@ impl Get {
     }
 }
 
-/// Bytes of the leaves among some wants.
-fn leaf_bytes(geometry: &Geometry, wants: &[ObjectRef]) -> u64 {
-    wants.iter().filter(|want| geometry.child_count(want.len) == 0).map(|want| want.len).sum()
+/// Bytes that some wants will take.
+fn weight(geometry: &Geometry, wants: &[ObjectRef]) -> u64 {
+    wants.iter().map(|want| geometry.payload_len(want.offset, want.len)).sum()
 }
 
 #[cfg(test)]

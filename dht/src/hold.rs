@@ -61,11 +61,11 @@ pub fn store(tx: &mut dyn ObjectTx, object: &Object, upload: Option<UploadId>) -
 /// # Errors
 /// When the store fails.
 pub fn offer(tx: &mut dyn ObjectTx, upload: UploadId, objects: &[ObjectRef]) -> StoreResult<Vec<bool>> {
-    touch(tx, upload)?;
     let mut wanted = Vec::with_capacity(objects.len());
     for reference in objects {
         let found = tx.find(reference)?;
         if let Some(Found { row, .. }) = found {
+            touch(tx, upload)?;
             tx.hold(row, upload)?;
         }
         wanted.push(found.is_none());

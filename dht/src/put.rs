@@ -22,6 +22,12 @@ pub const RETRY_PAUSE: Duration = Duration::from_secs(1);
 /// Longest such pause.
 pub const RETRY_PAUSE_MAX: Duration = Duration::from_secs(60);
 
+/// A member that could not be asked is tried after the others for so long.
+pub const FAILING_TIME: Duration = Duration::from_secs(10);
+
+/// A member that misses what it said it holds for so many binds is not used for this put any more.
+pub const MISSING_MAX: u32 = 2;
+
 /// How one put behaves.
 #[derive(Clone, Copy, Debug)]
 pub struct PutConfig {
@@ -93,6 +99,10 @@ pub struct Put {
     groups: BTreeMap<PlacementKey, Group>,
     /// Members that there are at all: a cluster smaller than the copies wanted has all it can have.
     members: usize,
+    /// Members that could not be asked, until when.
+    failing: BTreeMap<PeerId, Instant>,
+    /// How often members missed what they had said they hold.
+    missing: BTreeMap<PeerId, u32>,
     /// Binds that are under way.
     binding: BTreeSet<PeerId>,
     /// When a bind that failed is sent again.
@@ -109,6 +119,8 @@ struct Group {
     /// None while they are being found out.
     candidates: Option<Vec<PeerId>>,
     copies: BTreeMap<PeerId, Copy>,
+    /// Said at some time that they hold it: saying so again is no progress.
+    held_once: BTreeSet<PeerId>,
     /// Refused or failed since the candidates were found out.
     refused: BTreeSet<PeerId>,
     retry_at: Option<Instant>,
@@ -131,6 +143,8 @@ impl Put {
             root: None,
             groups: BTreeMap::new(),
             members: usize::MAX,
+            failing: BTreeMap::new(),
+            missing: BTreeMap::new(),
             binding: BTreeSet::new(),
             bind_again: BTreeMap::new(),
             enough_since: None,
@@ -171,6 +185,7 @@ impl Put {
             objects,
             candidates: None,
             copies: BTreeMap::new(),
+            held_once: BTreeSet::new(),
             refused: BTreeSet::new(),
             retry_at: None,
             retry_pause: RETRY_PAUSE,
@@ -192,21 +207,31 @@ impl Put {
         let Some(group) = self.groups.get_mut(&key) else { return };
         let Some(candidates) = &group.candidates else { return };
         let lacking = (self.config.replicas as usize).saturating_sub(group.copies.len());
-        let next: Vec<PeerId> = candidates
-            .iter()
-            .filter(|peer| !group.copies.contains_key(peer) && !group.refused.contains(peer))
-            .take(lacking)
-            .copied()
-            .collect();
-        for peer in &next {
-            group.copies.insert(*peer, Copy::Pushing);
-            self.effects.push(Effect::Push(key, *peer));
+        let useful = |peer: &&PeerId| {
+            !group.copies.contains_key(peer) && !group.refused.contains(peer) && !lost_too_often(&self.missing, peer)
+        };
+        let mut next: Vec<PeerId> = candidates.iter().filter(useful).copied().collect();
+        next.sort_by_key(|peer| self.failing.get(peer).is_some_and(|until| *until > now));
+        next.truncate(lacking);
+        for peer in next {
+            group.copies.insert(peer, Copy::Pushing);
+            self.effects.push(Effect::Push(key, peer));
         }
-        // Who refused may think better of it, and who is away may come back.
+    }
+
+    /// Looks again for members to take groups that lack copies: who refused may think better of it, and who is away may
+    /// come back.
+    fn retry_where_lacking(&mut self, now: Instant) {
         let owed = (self.config.replicas as usize).min(self.members);
-        if group.copies.len() < owed && group.retry_at.is_none() {
-            group.retry_at = Some(now + group.retry_pause);
-            group.retry_pause = (group.retry_pause * 2).min(RETRY_PAUSE_MAX);
+        for (key, group) in &mut self.groups {
+            if group.retry_at.is_some_and(|at| at <= now) {
+                group.retry_at = None;
+                group.candidates = None;
+                self.effects.push(Effect::Locate(*key));
+            } else if group.copies.len() < owed && group.candidates.is_some() && group.retry_at.is_none() {
+                group.retry_at = Some(now + group.retry_pause);
+                group.retry_pause = (group.retry_pause * 2).min(RETRY_PAUSE_MAX);
+            }
         }
     }
 
@@ -218,9 +243,14 @@ impl Put {
         match pushed {
             Pushed::Held => {
                 group.copies.insert(peer, Copy::Held);
-                self.last_progress = now;
+                if group.held_once.insert(peer) {
+                    self.last_progress = now;
+                }
             }
             Pushed::Full | Pushed::Failed => {
+                if pushed == Pushed::Failed {
+                    self.failing.insert(peer, now + FAILING_TIME);
+                }
                 group.copies.remove(&peer);
                 group.refused.insert(peer);
                 self.push_where_needed(key, now);
@@ -235,8 +265,14 @@ impl Put {
                 self.last_progress = now;
                 Copy::Bound
             }
-            // It lost holds, perhaps by their expiry: all goes there once more, and what it has costs nothing.
-            Some(Bound::Missing(_)) => Copy::Pushing,
+            Some(Bound::Missing(_)) => {
+                *self.missing.entry(peer).or_default() += 1;
+                if lost_too_often(&self.missing, &peer) {
+                    return self.replace(peer, self.groups.keys().copied().collect(), now);
+                }
+                // It lost holds, perhaps by their expiry: all goes there once more, and what it has costs nothing.
+                Copy::Pushing
+            }
             None => {
                 self.bind_again.insert(peer, now + RETRY_PAUSE);
                 Copy::Held
@@ -255,13 +291,7 @@ impl Put {
     }
 
     fn on_tick(&mut self, now: Instant) {
-        for (key, group) in &mut self.groups {
-            if group.retry_at.is_some_and(|at| at <= now) {
-                group.retry_at = None;
-                group.candidates = None;
-                self.effects.push(Effect::Locate(*key));
-            }
-        }
+        self.retry_where_lacking(now);
         let failing: Vec<PeerId> =
             self.bind_again.iter().filter(|(_, at)| **at <= now).map(|(peer, _)| *peer).collect();
         for peer in failing {
@@ -273,16 +303,24 @@ impl Put {
     /// Lets other candidates take what a member that cannot be reached holds unbound; where there is none, it is asked
     /// again.
     fn replace_if_possible(&mut self, peer: PeerId, now: Instant) {
-        let keys: Vec<PlacementKey> = self.groups.keys().copied().collect();
+        let has_spare = |group: &Group| {
+            group.candidates.iter().flatten().any(|other| {
+                *other != peer
+                    && !group.copies.contains_key(other)
+                    && !group.refused.contains(other)
+                    && !lost_too_often(&self.missing, other)
+            })
+        };
+        let waiting = self.groups.iter().filter(|(_, group)| group.copies.get(&peer) == Some(&Copy::Held));
+        let replaceable = waiting.filter(|(_, group)| has_spare(group)).map(|(key, _)| *key).collect();
+        self.replace(peer, replaceable, now);
+    }
+
+    /// Takes a member's copies of some groups for lost, and lets others have them.
+    fn replace(&mut self, peer: PeerId, keys: Vec<PlacementKey>, now: Instant) {
         for key in keys {
             let Some(group) = self.groups.get_mut(&key) else { continue };
-            let spare = group
-                .candidates
-                .iter()
-                .flatten()
-                .any(|other| *other != peer && !group.copies.contains_key(other) && !group.refused.contains(other));
-            if spare && group.copies.get(&peer) == Some(&Copy::Held) {
-                group.copies.remove(&peer);
+            if group.copies.remove(&peer).is_some() {
                 group.refused.insert(peer);
                 self.push_where_needed(key, now);
             }
@@ -339,6 +377,10 @@ impl Put {
             self.effects.push(Effect::Settled);
         }
     }
+}
+
+fn lost_too_often(missing: &BTreeMap<PeerId, u32>, peer: &PeerId) -> bool {
+    missing.get(peer).is_some_and(|times| *times >= MISSING_MAX)
 }
 
 impl Group {

@@ -79,7 +79,7 @@ pub struct Totals {
 /// Why a store could not do what it was asked. Nothing of the transaction has happened.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum StoreError {
-    /// The bytes of an object are not what was stored.
+    /// The bytes of an object are not what was stored, or gone.
     #[error("the object {0:?} is damaged on disk")]
     Damaged(Id),
     /// The disk or the file system has no room.

@@ -10,7 +10,7 @@ use libp2p::multiaddr::Protocol;
 use p2p_dht::placement::{REPLICAS_DEFAULT, REPLICAS_MAX};
 use serde::Deserialize;
 
-use crate::error::{StartError, file_error};
+use crate::error::StartError;
 use crate::files;
 
 /// Port that a node listens on unless told otherwise.
@@ -202,11 +202,17 @@ fn read_file(home: &Path, named: Option<&Path>) -> Result<FileSettings, StartErr
         return if named.is_some() { Err(config_error("no such file".into())) } else { Ok(FileSettings::default()) };
     };
     let text = String::from_utf8(bytes).map_err(|error| config_error(error.to_string()))?;
-    toml::from_str(&text).map_err(|error| config_error(error.to_string().trim_end().to_owned()))
+    toml::from_str(&text).map_err(|error: toml::de::Error| {
+        // Not the error's own text, which shows the line: that may hold a ticket.
+        let line = error.span().map(|span| text[..span.start].matches('\n').count() + 1);
+        let place = line.map(|line| format!("line {line}: ")).unwrap_or_default();
+        config_error(format!("{place}{}", error.message()))
+    })
 }
 
 fn read_join_file(path: &Path) -> Result<String, StartError> {
-    let text = std::fs::read_to_string(path).map_err(file_error(path))?;
+    let text = std::fs::read_to_string(path)
+        .map_err(|error| StartError::Config(format!("the join file {}: {error}", path.display())))?;
     Ok(text.trim().to_owned())
 }
 
@@ -243,14 +249,21 @@ mod tests {
             ("storage_max = \"1KiB\"", "storage_max"),
             ("listen = []", "listen"),
             ("listen = [\"/ip4/127.0.0.1/udp/1\"]", "udp"),
-            ("listen = [\"localhost\"]", "listen"),
+            ("listen = [\"localhost\"]", "line 1"),
             ("name = ", "config.toml"),
+            ("\njoin_file = \"/nonexistent\"", "/nonexistent"),
         ];
         for (file, named) in cases {
             let error = resolve(file, Settings::default()).expect_err(file);
             assert!(matches!(error, StartError::Config(_)), "{file}");
             assert!(error.to_string().contains(named), "{file}: {error}");
         }
+    }
+
+    #[test]
+    fn a_mistake_beside_a_ticket_does_not_show_it() {
+        let error = resolve("\njoin = [\"p2psecret\", 7]", Settings::default()).expect_err("a number").to_string();
+        assert!(error.contains("line 2") && !error.contains("p2psecret"), "{error}");
     }
 
     #[test]

@@ -46,6 +46,9 @@ pub enum StartError {
         /// Why not.
         source: io::Error,
     },
+    /// An address alone does not admit a home that has only a key of its own.
+    #[error("this home has no key of another cluster, so an address alone does not admit it")]
+    NoKey,
     /// The ticket belongs to another cluster, and this home has a history.
     #[error("this home is in another cluster than the ticket")]
     OtherCluster,
@@ -75,6 +78,9 @@ impl From<StartError> for Problem {
             StartError::Store(_) => Problem::new(Code::Other, message),
             StartError::Listen { .. } => {
                 Problem::new(Code::Config, message).hint("Choose another address with --listen.")
+            }
+            StartError::NoKey => {
+                Problem::new(Code::Usage, message).hint("Join by a ticket: run `p2p-cli ticket` on a member.")
             }
             StartError::OtherCluster => {
                 Problem::new(Code::Config, message).hint("Use a new home for the other cluster: --home DIR")

@@ -87,7 +87,7 @@ impl Locator for Network {
     }
 
     fn known(&self) -> usize {
-        self.view.borrow().known + 1
+        self.view.borrow().met + 1
     }
 
     async fn closest(&self, key: PlacementKey, count: usize) -> Vec<PeerId> {
@@ -374,12 +374,12 @@ fn no_answer() -> Problem {
 }
 
 fn is_ready(view: &NetView, started: Instant) -> bool {
-    !view.alive.is_empty() || view.known == 0 || started.elapsed() >= READY_WAIT
+    !view.alive.is_empty() || !view.expects_others || started.elapsed() >= READY_WAIT
 }
 
 fn health(view: &NetView, bytes: u64, storage_max: u64) -> (Health, Vec<String>) {
     let mut reasons = view.reasons.clone();
-    let isolated = view.alive.is_empty() && view.known > 0;
+    let isolated = view.alive.is_empty() && view.expects_others;
     if isolated {
         reasons.insert(0, "no other member can be reached".into());
         return (Health::Isolated, reasons);

@@ -31,7 +31,7 @@ use p2p_dht::exchange::client::Client;
 use p2p_dht::exchange::server::Server;
 use p2p_dht::exchange::{Counters, CurrentCluster};
 use p2p_dht::hold;
-use p2p_dht::store::{ObjectStore, StoreError};
+use p2p_dht::store::{ObjectStore, Pending, StoreError};
 use p2p_gossip::wire::streams::Inbound;
 use prometheus_client::registry::Registry;
 use tokio::sync::watch;
@@ -39,7 +39,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use admission::Admission;
-use cluster::Cluster;
+use cluster::{Cluster, Origin};
 use config::Config;
 use handle::{Inner, Network, STALL_DEFAULT};
 use lock::HomeLock;
@@ -54,6 +54,9 @@ pub use handle::Handle;
 /// Longest orderly stop; what is not done by then is left, and nothing acknowledged is lost by it.
 pub const STOP_TIME_MAX: Duration = Duration::from_secs(8);
 
+/// How long requests that are under way get to end when the node stops.
+const API_TIME_MAX: Duration = Duration::from_secs(3);
+
 /// How often the store is tidied: expired uploads let go, free space given back.
 const TIDY_PERIOD: Duration = Duration::from_secs(60);
 
@@ -62,6 +65,7 @@ pub struct Node {
     handle: Handle,
     store: Objects,
     tasks: JoinSet<()>,
+    api: tokio::task::JoinHandle<()>,
     net: tokio::task::JoinHandle<()>,
     _lock: HomeLock,
 }
@@ -89,8 +93,14 @@ impl Prepared {
         let peer = keypair.public().to_peer_id();
         let mut cluster = Cluster::load_or_make(&config.home)?;
         let mut peers = Peers::new(peer, load_peers(&config.home)?);
-        for target in &config.join {
-            join_at_start(config, target, &mut cluster, &mut peers)?;
+        // Tickets first: with the key of one, addresses make sense.
+        let (tickets, addresses): (Vec<_>, Vec<_>) =
+            config.join.iter().partition(|target| ticket::looks_like_ticket(target));
+        for target in tickets {
+            join_by_ticket(config, target, &mut cluster, &mut peers)?;
+        }
+        for target in addresses {
+            join_by_address(target, &cluster, &mut peers)?;
         }
         if let Some(file) = peers.take_changes() {
             let bytes = serde_json::to_vec_pretty(&file).map_err(|error| StartError::Home(error.to_string()))?;
@@ -117,6 +127,9 @@ impl Node {
     pub async fn start(config: Config) -> Result<Self, StartError> {
         let Prepared { peer, cluster, keypair, peers, lock } = Prepared::new(&config)?;
         let store = Objects::open(&config.home, config.storage_max)?;
+        // Before anybody can put: what is unfinished now is what the last run left.
+        let pending = store.read(|view| view.pending()).await;
+        let pending = pending.map_err(|error| StartError::Home(error.to_string()))?;
         let socket = p2p_api::home::socket_path(&config.home)
             .map_err(|source| StartError::Socket { path: config.home.clone(), source })?;
         let listener = http::bind(&socket).map_err(|source| StartError::Socket { path: socket.clone(), source })?;
@@ -160,10 +173,10 @@ impl Node {
         let mut tasks = JoinSet::new();
         tasks.spawn(serve_peers(store.clone(), inbound, current, counters));
         tasks.spawn(tidy(store.clone(), client));
-        tasks.spawn(resume(handle.clone()));
-        tasks.spawn(serve_api(listener, http::Api { handle: handle.clone(), metrics }, stopping));
+        tasks.spawn(resume(handle.clone(), pending));
+        let api = tokio::spawn(serve_api(listener, http::Api { handle: handle.clone(), metrics }, stopping));
         tracing::info!(%peer, home = %handle.inner.config.home.display(), "node started");
-        Ok(Self { handle, store, tasks, net: task, _lock: lock })
+        Ok(Self { handle, store, tasks, api, net: task, _lock: lock })
     }
 
     /// What can be done with it.
@@ -180,6 +193,8 @@ impl Node {
     pub async fn stop(mut self) {
         let stop = async {
             self.handle.inner.stopping.cancel();
+            // Requests that are under way still need the others.
+            let _ = tokio::time::timeout(API_TIME_MAX, &mut self.api).await;
             let _ = self.handle.inner.net.commands.send(Command::Stop).await;
             let _ = (&mut self.net).await;
             self.tasks.abort_all();
@@ -237,12 +252,11 @@ async fn tidy(store: Objects, client: Client) {
 }
 
 /// Takes up puts that lacked copies when the node last stopped.
-async fn resume(handle: Handle) {
+async fn resume(handle: Handle, pending: Vec<Pending>) {
     handle.until_ready().await;
-    match handle.inner.content.resume_puts(STALL_DEFAULT).await {
-        Ok(0) => {}
-        Ok(count) => tracing::info!(count, "bringing copies of earlier puts"),
-        Err(error) => tracing::warn!(%error, "cannot take up earlier puts"),
+    if !pending.is_empty() {
+        tracing::info!(puts = pending.len(), "bringing copies of earlier puts");
+        handle.inner.content.resume_puts(&pending, STALL_DEFAULT).await;
     }
 }
 
@@ -264,14 +278,19 @@ fn load_peers(home: &Path) -> Result<PeersFile, StartError> {
     }
 }
 
-/// Lets a home join by a ticket or an address before it runs.
-fn join_at_start(config: &Config, target: &str, cluster: &mut Cluster, peers: &mut Peers) -> Result<(), StartError> {
-    if !ticket::looks_like_ticket(target) {
-        let address: Multiaddr =
-            target.parse().map_err(|_| StartError::Config("join: neither a ticket nor a multiaddress".into()))?;
-        peers.want(address);
-        return Ok(());
+/// Lets a home join by an address before it runs.
+fn join_by_address(target: &str, cluster: &Cluster, peers: &mut Peers) -> Result<(), StartError> {
+    let address: Multiaddr =
+        target.parse().map_err(|_| StartError::Config("join: neither a ticket nor a multiaddress".into()))?;
+    if cluster.origin == Origin::Made && !peers.ever_met() {
+        return Err(StartError::NoKey);
     }
+    peers.want(address);
+    Ok(())
+}
+
+/// Lets a home join by a ticket before it runs.
+fn join_by_ticket(config: &Config, target: &str, cluster: &mut Cluster, peers: &mut Peers) -> Result<(), StartError> {
     let ticket: Ticket =
         target.parse().map_err(|error: ticket::NotATicket| StartError::Config(format!("join: {error}")))?;
     if ticket.cluster != cluster.id {

@@ -63,6 +63,8 @@ struct Known {
     addresses: Vec<Multiaddr>,
     connections: u32,
     met: bool,
+    /// Named by the owner: kept whether it was met or not.
+    named: bool,
     attempts: Attempts,
 }
 
@@ -94,8 +96,14 @@ impl Attempts {
 pub(crate) struct PeersFile {
     /// Whether another member was ever met.
     ever_met: bool,
-    peers: BTreeMap<String, Vec<Multiaddr>>,
+    peers: BTreeMap<String, KnownFile>,
     addresses: BTreeSet<Multiaddr>,
+}
+
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct KnownFile {
+    addresses: Vec<Multiaddr>,
+    met: bool,
 }
 
 impl Peers {
@@ -103,9 +111,13 @@ impl Peers {
     pub(crate) fn new(me: PeerId, file: PeersFile) -> Self {
         let mut peers =
             Self { me, known: BTreeMap::new(), bare: BTreeMap::new(), ever_met: file.ever_met, changed: false };
-        for (peer, addresses) in file.peers {
-            if let Ok(peer) = peer.parse() {
-                peers.learn(peer, addresses);
+        for (peer, KnownFile { addresses, met }) in file.peers {
+            let Ok(peer) = peer.parse() else { continue };
+            // Each is put in front of the others.
+            peers.learn(peer, addresses.into_iter().rev());
+            if let Some(known) = peers.known.get_mut(&peer) {
+                known.met = met;
+                known.named = !met;
             }
         }
         file.addresses.into_iter().for_each(|address| peers.want(address));
@@ -118,7 +130,9 @@ impl Peers {
         if !std::mem::take(&mut self.changed) {
             return None;
         }
-        let peers = self.known.iter().map(|(peer, known)| (peer.to_string(), known.addresses.clone()));
+        let kept = self.known.iter().filter(|(_, known)| known.met || known.named);
+        let peers = kept
+            .map(|(peer, known)| (peer.to_string(), KnownFile { addresses: known.addresses.clone(), met: known.met }));
         let addresses = self.bare.keys().cloned().collect();
         Some(PeersFile { ever_met: self.ever_met, peers: peers.collect(), addresses })
     }
@@ -128,9 +142,14 @@ impl Peers {
         self.ever_met
     }
 
-    /// How many others there are to be met.
-    pub(crate) fn known_others(&self) -> usize {
-        self.known.len() + self.bare.len()
+    /// How many other members there are that were met at some time.
+    pub(crate) fn met(&self) -> usize {
+        self.known.values().filter(|known| known.met).count()
+    }
+
+    /// Whether there is anybody to be met: once met, or named by the owner.
+    pub(crate) fn expects_others(&self) -> bool {
+        !self.bare.is_empty() || self.known.values().any(|known| known.met || known.named)
     }
 
     /// Forgets everybody, for another cluster.
@@ -144,7 +163,12 @@ impl Peers {
     /// Wants whoever is at an address; where that names a peer, this peer.
     pub(crate) fn want(&mut self, address: Multiaddr) {
         match split_peer(&address) {
-            (address, Some(peer)) => self.learn(peer, [address]),
+            (address, Some(peer)) => {
+                self.learn(peer, [address]);
+                if let Some(known) = self.known.get_mut(&peer) {
+                    self.changed |= !std::mem::replace(&mut known.named, true);
+                }
+            }
             (address, None) => {
                 if self.bare.len() < BARE_ADDRESSES_MAX && !self.bare.contains_key(&address) {
                     self.bare.insert(address, Attempts::default());
@@ -156,7 +180,7 @@ impl Peers {
 
     /// Takes note of where a peer says it is, newest first.
     pub(crate) fn learn(&mut self, peer: PeerId, addresses: impl IntoIterator<Item = Multiaddr>) {
-        if peer == self.me || (self.known.len() >= KNOWN_MAX && !self.known.contains_key(&peer)) {
+        if peer == self.me || (!self.known.contains_key(&peer) && !self.make_room()) {
             return;
         }
         let known = self.known.entry(peer).or_insert_with(|| {
@@ -166,11 +190,22 @@ impl Peers {
         for address in addresses {
             let (address, _) = split_peer(&address);
             if !known.addresses.contains(&address) {
-                known.addresses.insert(0, address);
+                // The first is where it was reached last; that one is not pushed out by what it says.
+                known.addresses.insert(known.addresses.len().min(1), address);
                 known.addresses.truncate(ADDRESSES_PER_PEER_MAX);
                 self.changed = true;
             }
         }
+    }
+
+    /// Makes room for one more member, by forgetting whoever has been away for longest; false if all are here.
+    fn make_room(&mut self) -> bool {
+        if self.known.len() < KNOWN_MAX {
+            return true;
+        }
+        let away = self.known.iter().filter(|(_, known)| known.connections == 0 && !known.named);
+        let longest = away.max_by_key(|(_, known)| (!known.met, known.attempts.failures)).map(|(peer, _)| *peer);
+        longest.is_some_and(|peer| self.known.remove(&peer).is_some())
     }
 
     /// Whom to dial now; each is marked as being dialed.
@@ -196,15 +231,20 @@ impl Peers {
         if let Some(address) = dialed {
             let (address, _) = split_peer(address);
             self.changed |= self.bare.remove(&address).is_some();
-            self.learn(peer, [address]);
+            self.learn(peer, [address.clone()]);
+            if let Some(known) = self.known.get_mut(&peer)
+                && let Some(at) = known.addresses.iter().position(|other| *other == address)
+            {
+                known.addresses[..=at].rotate_right(1);
+            }
         }
-        if peer == self.me {
+        if peer == self.me || (!self.known.contains_key(&peer) && !self.make_room()) {
             return false;
         }
         let known = self.known.entry(peer).or_default();
         known.connections += 1;
         known.attempts = Attempts::default();
-        self.changed |= !std::mem::replace(&mut known.met, true) || !self.ever_met;
+        self.changed |= !std::mem::replace(&mut known.met, true);
         self.ever_met = true;
         known.connections == 1
     }
@@ -220,8 +260,7 @@ impl Peers {
     pub(crate) fn dial_failed(&mut self, peer: &PeerId, outcome: DialOutcome, now: Instant) -> bool {
         let Some(known) = self.known.get_mut(peer) else { return false };
         known.attempts.failed(outcome, now);
-        // As long as nobody was ever met, everybody who is known was named by the owner.
-        let forget = self.ever_met && !known.met && known.attempts.failures >= UNMET_FAILURES_MAX;
+        let forget = !known.met && !known.named && known.attempts.failures >= UNMET_FAILURES_MAX;
         if forget {
             self.known.remove(peer);
             self.changed = true;
@@ -306,7 +345,7 @@ mod tests {
     fn who_is_known_is_dialed_once_at_a_time_and_ever_more_rarely() {
         let mut peers = peers();
         let mut now = Instant::now();
-        peers.learn(peer(1), [address(1)]);
+        peers.want(address(1).with(Protocol::P2p(peer(1))));
         let mut pauses = Vec::new();
         for _ in 0..10 {
             assert_eq!(peers.due(now, 8), [Target::Peer(peer(1), vec![address(1)])]);
@@ -360,13 +399,15 @@ mod tests {
     }
 
     #[test]
-    fn what_the_owner_named_is_never_forgotten_before_anybody_was_met() {
+    fn what_the_owner_named_is_never_forgotten() {
         let mut peers = peers();
+        peers.connected(peer(2), Some(&address(2)));
         peers.want(address(1).with(Protocol::P2p(peer(1))));
         for _ in 0..100 {
             peers.dial_failed(&peer(1), DialOutcome::Refused, Instant::now());
         }
-        assert_eq!(peers.known_others(), 1);
+        assert!(peers.expects_others());
+        assert_eq!(peers.met(), 1, "it is no member before it was met");
         assert!(peers.reasons()[0].contains("another cluster key"), "{:?}", peers.reasons());
     }
 
@@ -378,10 +419,25 @@ mod tests {
         let file = peers.take_changes().expect("changed");
         assert!(peers.take_changes().is_none(), "nothing has changed since");
         let json = serde_json::to_string(&file).expect("plain data");
-        let again = Peers::new(peer(0), serde_json::from_str(&json).expect("our own"));
+        let mut again = Peers::new(peer(0), serde_json::from_str(&json).expect("our own"));
         assert!(again.ever_met());
         assert_eq!(again.known[&peer(1)].addresses, [address(1)]);
         assert!(again.bare.contains_key(&address(2)));
+        for _ in 0..100 {
+            again.dial_failed(&peer(1), DialOutcome::NoAnswer, Instant::now());
+            again.address_failed(&address(2), DialOutcome::NoAnswer, Instant::now());
+        }
+        assert_eq!((again.met(), again.due(Instant::now() + DIAL_PAUSE_MAX, 8).len()), (1, 2), "both are still wanted");
+    }
+
+    #[test]
+    fn where_a_member_was_reached_goes_before_where_it_says_it_is() {
+        let mut peers = peers();
+        peers.connected(peer(1), Some(&address(9)));
+        peers.learn(peer(1), (1..9).map(address));
+        assert_eq!(peers.known[&peer(1)].addresses[0], address(9));
+        peers.connected(peer(1), Some(&address(7)));
+        assert_eq!(peers.known[&peer(1)].addresses[0], address(7));
     }
 
     #[test]
@@ -393,6 +449,12 @@ mod tests {
         }
         assert_eq!(peers.known[&peer(1)].addresses.len(), ADDRESSES_PER_PEER_MAX);
         assert_eq!(peers.bare.len(), BARE_ADDRESSES_MAX);
+        for _ in 0..2 * KNOWN_MAX {
+            let passing = PeerId::random();
+            peers.connected(passing, None);
+            peers.disconnected(&passing);
+        }
+        assert_eq!(peers.known.len(), KNOWN_MAX);
     }
 
     #[test]
@@ -400,6 +462,6 @@ mod tests {
         let mut peers = peers();
         peers.learn(peer(0), [address(1)]);
         assert!(!peers.connected(peer(0), Some(&address(1))));
-        assert_eq!(peers.known_others(), 0);
+        assert!(!peers.expects_others());
     }
 }

@@ -72,7 +72,8 @@ impl Objects {
         let mut failed = self.failed.clone();
         match failed.wait_for(Option::is_some).await {
             Ok(error) => error.clone().unwrap_or(StoreError::Closed),
-            Err(_closed) => std::future::pending().await,
+            // The writer is gone without a word.
+            Err(_closed) => StoreError::Closed,
         }
     }
 

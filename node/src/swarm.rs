@@ -85,8 +85,10 @@ pub(crate) struct NetView {
     pub(crate) alive: BTreeSet<PeerId>,
     /// Whether anybody else was ever met by this home.
     pub(crate) ever_met: bool,
-    /// How many others are known.
-    pub(crate) known: usize,
+    /// How many others were met at some time.
+    pub(crate) met: usize,
+    /// Whether anybody else is known or was named.
+    pub(crate) expects_others: bool,
     /// Why members that are known are not there.
     pub(crate) reasons: Vec<String>,
     /// Where others reach this node.
@@ -407,7 +409,10 @@ impl SwarmTask {
         tracing::debug!(?peer, ?outcome, %error, "cannot reach a member");
         let now = Instant::now();
         if let Some(peer) = peer {
-            self.swarm.behaviour_mut().kademlia.remove_peer(&peer);
+            // A second dial may fail while the first connection is fine.
+            if !self.swarm.is_connected(&peer) {
+                self.swarm.behaviour_mut().kademlia.remove_peer(&peer);
+            }
             self.peers.dial_failed(&peer, outcome, now);
         }
         if let Some(address) = address {
@@ -524,7 +529,8 @@ impl SwarmTask {
         self.view.send_replace(NetView {
             alive: self.peers.alive(),
             ever_met: self.peers.ever_met(),
-            known: self.peers.known_others(),
+            met: self.peers.met(),
+            expects_others: self.peers.expects_others(),
             reasons: self.peers.reasons(),
             addresses: named.collect(),
         });
@@ -576,6 +582,8 @@ fn is_unreachable(error: &libp2p::TransportError<std::io::Error>) -> bool {
                     | ErrorKind::HostUnreachable
                     | ErrorKind::NetworkUnreachable
                     | ErrorKind::AddrNotAvailable
+                    | ErrorKind::ConnectionReset
+                    | ErrorKind::UnexpectedEof
             );
             if by_kind {
                 return true;

@@ -2,7 +2,7 @@
 
 #![expect(clippy::disallowed_methods, reason = "the shell: reads the clock for the machine")]
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -115,6 +115,7 @@ impl<S: ObjectStore, L: Locator> Content<S, L> {
             cache: cache.then(|| Arc::new(Semaphore::new(CACHED_AT_ONCE))),
             tasks: JoinSet::new(),
             fetching: BTreeMap::new(),
+            moved: BTreeMap::new(),
             deliveries: VecDeque::new(),
             found: Some(found),
             file_len: 0,
@@ -146,6 +147,8 @@ struct Run<S, L> {
     cache: Option<Arc<Semaphore>>,
     tasks: JoinSet<()>,
     fetching: BTreeMap<(Part, PeerId), AbortHandle>,
+    /// How much had moved on each source's link when it was last looked at.
+    moved: BTreeMap<PeerId, u64>,
     deliveries: VecDeque<Object>,
     /// Told once the first object is ready for the reader, or that there will be none.
     found: Option<oneshot::Sender<Result<u64, ContentError>>>,
@@ -183,10 +186,29 @@ impl<S: ObjectStore, L: Locator> Run<S, L> {
                 () = deliver.closed() => return,
                 Some(input) = inbox.recv() => input,
                 Some(_ended) = self.tasks.join_next() => continue,
-                _ = tick.tick() => Input::Tick,
+                _ = tick.tick() => {
+                    for peer in self.heard() {
+                        effects.extend(get.handle(Input::Heard(peer), Instant::now()));
+                    }
+                    Input::Tick
+                }
             };
-            effects = get.handle(input, Instant::now());
+            effects.extend(get.handle(input, Instant::now()));
         }
+    }
+
+    /// Sources from which something has come since the last call.
+    fn heard(&mut self) -> Vec<PeerId> {
+        self.fetching.retain(|_, task| !task.is_finished());
+        let sources: BTreeSet<PeerId> = self.fetching.keys().map(|(_, peer)| *peer).collect();
+        let client = &self.content.client;
+        let now: BTreeMap<PeerId, u64> = sources.into_iter().map(|peer| (peer, client.moved(peer))).collect();
+        let before = std::mem::replace(&mut self.moved, now);
+        self.moved
+            .iter()
+            .filter(|(peer, moved)| before.get(peer).is_some_and(|b| b != *moved))
+            .map(|(p, _)| *p)
+            .collect()
     }
 
     /// Lets the caller go on once there is something to read.
@@ -290,8 +312,8 @@ impl<S: ObjectStore, L: Locator> Content<S, L> {
             let Some(fetched) = under_way.next().await else { break };
             match fetched {
                 Fetched::Object(object) => {
-                    let _ = inputs.send(Input::Got(part, peer, object.clone())).await;
-                    self.keep_as_cache(peer, object, cache).await;
+                    self.keep_as_cache(peer, &object, cache).await;
+                    let _ = inputs.send(Input::Got(part, peer, object)).await;
                 }
                 Fetched::Absent => {}
                 Fetched::Bad => {
@@ -317,8 +339,8 @@ impl<S: ObjectStore, L: Locator> Content<S, L> {
     ) {
         let outcome = match fetched {
             Fetched::Object(object) => {
-                let _ = inputs.send(Input::Got(part, peer, object.clone())).await;
-                self.keep_as_cache(peer, object, cache).await;
+                self.keep_as_cache(peer, &object, cache).await;
+                let _ = inputs.send(Input::Got(part, peer, object)).await;
                 Outcome::Done
             }
             Fetched::Absent => Outcome::Done,
@@ -360,11 +382,12 @@ impl<S: ObjectStore, L: Locator> Content<S, L> {
         }
     }
 
-    /// Keeps what came from elsewhere, as far as there is room. Waits when the disk is slower than the network.
-    async fn keep_as_cache(&self, peer: PeerId, object: Object, cache: &Option<Arc<Semaphore>>) {
+    /// Begins to keep what came from elsewhere, as far as there is room; the get that it came by may end meanwhile. Waits
+    /// when the disk is slower than the network.
+    async fn keep_as_cache(&self, peer: PeerId, object: &Object, cache: &Option<Arc<Semaphore>>) {
         let Some(slots) = cache.clone().filter(|_| peer != self.locator.me()) else { return };
         let Ok(slot) = slots.acquire_owned().await else { return };
-        let store = self.store.clone();
+        let (store, object) = (self.store.clone(), object.clone());
         tokio::spawn(async move {
             let kept = store.write(object.payload().len(), move |tx| hold::store(tx, &object, None)).await;
             if let Err(error) = kept {

@@ -1,6 +1,7 @@
 //! Counting copies: by asking, now, those who should have them.
 
 use std::collections::BTreeSet;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures::StreamExt;
@@ -62,13 +63,14 @@ impl<S: ObjectStore, L: Locator> Content<S, L> {
         groups.push(Group { key: PlacementKey(root.0), objects: under_root });
         let objects = groups.iter().map(|group| group.objects.len() as u64).sum();
         let mut counted: Vec<BTreeSet<PeerId>> = Vec::with_capacity(groups.len());
+        let silent = Mutex::new(BTreeSet::new());
         let mut under_way = FuturesUnordered::new();
         let mut waiting = groups.iter();
         loop {
             while under_way.len() < GROUPS_AT_ONCE
                 && let Some(group) = waiting.next()
             {
-                under_way.push(self.holders_of(root, group));
+                under_way.push(self.holders_of(root, group, &silent));
             }
             let Some(holders) = under_way.next().await else { break };
             counted.push(holders);
@@ -77,41 +79,49 @@ impl<S: ObjectStore, L: Locator> Content<S, L> {
         Ok(Stat { len, objects, copies_min, holders: counted.into_iter().flatten().collect() })
     }
 
-    /// Members that hold a whole group, bound to the file.
-    async fn holders_of(&self, root: RootId, group: &Group) -> BTreeSet<PeerId> {
+    /// Members that hold a whole group, bound to the file. Who does not answer is not asked again.
+    async fn holders_of(&self, root: RootId, group: &Group, silent: &Mutex<BTreeSet<PeerId>>) -> BTreeSet<PeerId> {
         let mut asked = placement::closest(&group.key, self.locator.members(), ASKED_PER_GROUP);
         asked.extend(self.closest(group.key, placement::READ_CANDIDATES).await);
         asked.sort_unstable();
         asked.dedup();
+        asked.retain(|peer| !lock(silent).contains(peer));
         let mut answers = FuturesUnordered::new();
         for peer in asked {
             answers.push(async move { (peer, self.holds(peer, root, &group.objects).await) });
         }
         let mut holders = BTreeSet::new();
         while let Some((peer, holds)) = answers.next().await {
-            if holds {
-                holders.insert(peer);
+            match holds {
+                Some(true) => drop(holders.insert(peer)),
+                Some(false) => {}
+                None => drop(lock(silent).insert(peer)),
             }
         }
         holders
     }
 
-    async fn holds(&self, peer: PeerId, root: RootId, objects: &[ObjectRef]) -> bool {
+    /// Whether a member holds all of some objects, bound to the file; None if it does not answer.
+    async fn holds(&self, peer: PeerId, root: RootId, objects: &[ObjectRef]) -> Option<bool> {
         for some in objects.chunks(REFS_MAX) {
-            let some = some.to_vec();
+            let (some, asked_about) = (some.to_vec(), some.len());
             let flags = if peer == self.locator.me() {
                 self.store.read(move |view| hold::bound(view, &root, &some)).await.unwrap_or_default()
             } else {
                 let asked = self.client.ask(peer, Lane::Ask, Request::Count(root, some));
                 match tokio::time::timeout(ANSWER_TIME_MAX, asked).await {
                     Ok(Ok(Reply::Flags(flags))) => flags,
-                    _ => return false,
+                    _ => return None,
                 }
             };
-            if flags.is_empty() || flags.contains(&false) {
-                return false;
+            if flags.len() != asked_about || flags.contains(&false) {
+                return Some(false);
             }
         }
-        true
+        Some(true)
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -8,12 +8,14 @@ use futures::io::AsyncWriteExt;
 use libp2p::core::upgrade::Version;
 use libp2p::swarm::SwarmEvent;
 use libp2p::{Multiaddr, StreamProtocol, Swarm, Transport, identity, noise, tcp, yamux};
+use p2p_gossip::wire::link::HELLO_TIME_MAX;
 use p2p_gossip::wire::streams::Inbound;
 use p2p_gossip::wire::{ClusterId, Frame, Hello, Link, LinkConfig, Streams};
 use tokio::sync::watch;
 
 use super::*;
 use crate::exchange::LINK_CREDIT;
+use crate::exchange::client::Lane;
 use crate::exchange::server::Server;
 use crate::get::{GetError, Range};
 use crate::kademlia::{self, Kademlia};
@@ -280,6 +282,50 @@ async fn an_upload_that_breaks_off_leaves_nothing_that_can_be_seen() {
         let found = get(member, root, true).await;
         assert!(matches!(found, Err(ContentError::Get(GetError::NotFound { .. }))), "{found:?}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_link_that_is_given_up_is_gone_on_both_sides() {
+    let members = network(&[Manner::Honest; 2]).await;
+    let peer = members[1].content.locator.me;
+    for round in 0..3 * crate::exchange::server::STREAMS_PER_PEER_MAX {
+        let deadline = tokio::time::Instant::now() + STALL;
+        // The other side needs a moment to see the end of the last one.
+        while let Err(error) = members[0].content.client.ask(peer, Lane::Ask, Request::HaveRoot(RootId([1; 32]))).await
+        {
+            assert!(tokio::time::Instant::now() < deadline, "round {round}: {error}");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        members[0].content.client.forget(&peer);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_binds_what_somebody_else_uploads() {
+    let members = network(&[Manner::Honest; 3]).await;
+    let object = crate::object::Object::whole_file(bytes(1, 1000));
+    let holder = members[0].content.locator.me;
+    let upload = crate::store::UploadId([5; 16]);
+    let push = Request::Push(upload, *object.reference(), object.payload().clone());
+    let ask = |member: &Member, request| {
+        let client = member.content.client.clone();
+        async move { client.ask(holder, Lane::Push, request).await.expect("an answer") }
+    };
+    assert_eq!(ask(&members[1], push).await, Reply::Stored);
+    let wrong = Request::Bind(upload, RootId([9; 32]), 1);
+    assert_eq!(ask(&members[2], wrong).await, Reply::Missing(0), "it has pushed nothing");
+    let root = crate::tree::root_id(object.payload());
+    assert_eq!(ask(&members[1], Request::Bind(upload, root, 1)).await, Reply::Bound);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_candidate_that_says_nothing_costs_its_time_once_and_not_for_every_part() {
+    let manners = [Manner::Honest, Manner::Honest, Manner::Honest, Manner::Honest, Manner::NoHello];
+    let members = network(&manners).await;
+    let content = bytes(4, 200 << 20);
+    let started = tokio::time::Instant::now();
+    assert!(put(&members[0], &content, 2).await.report.enough);
+    assert!(started.elapsed() < 3 * HELLO_TIME_MAX, "{:?}", started.elapsed());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -41,6 +41,12 @@ const GROUPS_AT_ONCE: usize = 6;
 /// Objects of one group that are on their way to one member at once.
 const PUSHES_AT_ONCE: usize = 4;
 
+/// Bytes of objects that are on their way to members, of all puts.
+pub(super) const PUSHING_LEN_MAX: usize = 24 << 20;
+
+/// How often the machine of a put is told that time passes, once nobody waits for it any more.
+const PATIENT_TICK: Duration = Duration::from_secs(1);
+
 /// How often holders are told that an upload which is not bound is still going on.
 const KEEP_PERIOD: Duration = Duration::from_secs(3600);
 
@@ -105,14 +111,17 @@ impl<S: ObjectStore, L: Locator> Content<S, L> {
         Ok(Uploaded { root, len, report })
     }
 
-    /// Takes up the puts that lacked copies when the node last stopped. Returns how many.
-    ///
-    /// # Errors
-    /// When the store fails.
-    pub async fn resume_puts(&self, stall: Duration) -> StoreResult<usize> {
-        let pending = self.store.read(|view| view.pending()).await?;
-        for put in &pending {
-            let groups = self.groups_here(put.root, put.len).await?;
+    /// Takes up puts that lacked copies when the node last stopped. A put whose objects are not all here any more is left
+    /// alone and said to be broken.
+    pub async fn resume_puts(&self, pending: &[Pending], stall: Duration) {
+        for put in pending {
+            let groups = match self.groups_here(put.root, put.len).await {
+                Ok(groups) => groups,
+                Err(error) => {
+                    tracing::error!(root = %put.root, %error, "an unfinished put cannot be taken up");
+                    continue;
+                }
+            };
             let (events, spread_events) = mpsc::channel(64);
             let names = Names { staging: put.staging, copies: put.copies };
             // Nobody waits for its success, so it is one as soon as there is anything to settle.
@@ -128,7 +137,6 @@ impl<S: ObjectStore, L: Locator> Content<S, L> {
                 let _ = events.send(Event::Complete(root)).await;
             });
         }
-        Ok(pending.len())
     }
 
     /// Cuts a stream into objects, stores them, and names groups as they become durable.
@@ -141,7 +149,7 @@ impl<S: ObjectStore, L: Locator> Content<S, L> {
     where
         B: Stream<Item = std::io::Result<Bytes>> + Send + Unpin,
     {
-        let mut leaves = Leaves { bytes, buffer: BytesMut::new(), offset: 0 };
+        let mut leaves = Leaves { bytes: bytes.fuse(), buffer: BytesMut::new(), offset: 0 };
         let first = leaves.next().await?.unwrap_or_default();
         let Some(second) = leaves.next().await? else {
             return self.store_whole(first, staging, events).await;
@@ -244,8 +252,7 @@ impl<S: ObjectStore, L: Locator> Content<S, L> {
         let mut groups: BTreeMap<PlacementKey, Arc<[ObjectRef]>> = BTreeMap::new();
         let mut under_way = FuturesUnordered::new();
         let slots = Arc::new(Semaphore::new(GROUPS_AT_ONCE));
-        let mut tick = tokio::time::interval(TICK);
-        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut tick = ticks(TICK);
         let mut keep_at = Instant::now() + KEEP_PERIOD;
         let mut holders: BTreeSet<PeerId> = BTreeSet::new();
         let mut complete = false;
@@ -278,6 +285,8 @@ impl<S: ObjectStore, L: Locator> Content<S, L> {
                         if let Some(report) = report.take() {
                             let _ = report.send(reached);
                         }
+                        // Nobody waits any more.
+                        tick = ticks(PATIENT_TICK);
                     }
                     Effect::Settled => return self.settle(names.staging).await,
                     Effect::Push(key, peer) => {
@@ -364,6 +373,8 @@ impl<S: ObjectStore, L: Locator> Content<S, L> {
             tracing::error!(?reference, "an object that is held is not in the store");
             return Pushed::Failed;
         }
+        let room = u32::try_from(reference.len.min(GEOMETRY.payload_len_max())).expect("a payload is far shorter");
+        let _room = self.pushing.acquire_many(room).await;
         let object = match self.store.read(move |view| view.object(&reference)).await {
             Ok(Some(object)) => object,
             Ok(None) => return Pushed::Failed,
@@ -374,6 +385,7 @@ impl<S: ObjectStore, L: Locator> Content<S, L> {
         };
         let bytes = object.payload().clone();
         let len = bytes.len() as u64;
+        drop(object);
         match self.client.ask(peer, Lane::Push, Request::Push(upload, reference, bytes)).await {
             Ok(Reply::Stored) => {
                 add(&self.counters.bytes_sent, len);
@@ -433,10 +445,8 @@ impl<S: ObjectStore, L: Locator> Content<S, L> {
         let mut groups = Vec::new();
         let mut queue = under_root.clone();
         while let Some(reference) = queue.pop() {
-            let Some(object) = self.store.read(move |view| view.object(&reference)).await? else {
-                tracing::warn!(?reference, "an object of an unfinished put is gone");
-                continue;
-            };
+            let found = self.store.read(move |view| view.object(&reference)).await?;
+            let object = found.ok_or(StoreError::Damaged(reference.id))?;
             let (leaves, indexes): (Vec<ObjectRef>, Vec<ObjectRef>) =
                 object.children().into_iter().partition(|child| GEOMETRY.child_count(child.len) == 0);
             for group in group_leaves(&GEOMETRY, root, len, &leaves).into_iter().filter(|g| !g.objects.is_empty()) {
@@ -462,7 +472,7 @@ enum Work {
 
 /// Cuts a stream of bytes of any lengths into leaves.
 struct Leaves<B> {
-    bytes: B,
+    bytes: futures::stream::Fuse<B>,
     buffer: BytesMut,
     offset: u64,
 }
@@ -504,6 +514,12 @@ impl<S: ObjectStore, L: Locator> Drop for Unfinished<'_, S, L> {
             tokio::spawn(async move { content.settle(staging).await });
         }
     }
+}
+
+fn ticks(period: Duration) -> tokio::time::Interval {
+    let mut ticks = tokio::time::interval(period);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    ticks
 }
 
 fn random_id() -> UploadId {

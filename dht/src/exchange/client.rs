@@ -24,6 +24,13 @@ pub const LINK_IDLE_MAX: Duration = Duration::from_secs(5 * 60);
 /// A request on whose link nothing has moved for so long is given up, and the link with it.
 pub const ANSWER_SILENT_MAX: Duration = Duration::from_secs(8);
 
+/// Longest wait for one answer, whatever else moves on the link: enough for a full link's worth of objects at the slowest
+/// rate at which frames may come.
+pub const ANSWER_TIME_MAX: Duration = Duration::from_secs(20 * 60);
+
+/// How long a failure to open a link answers further requests.
+const FAILURE_TIME: Duration = Duration::from_secs(1);
+
 /// Which of a peer's two links a request takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Lane {
@@ -62,15 +69,28 @@ pub struct Client {
 /// A place for a link; the lock is held while it is being opened, so that one dial serves all who wait.
 #[derive(Clone)]
 struct Slot {
-    session: Arc<tokio::sync::Mutex<Option<Session>>>,
+    session: Arc<tokio::sync::Mutex<Place>>,
     last_used: Instant,
 }
 
-#[derive(Clone)]
+#[derive(Default)]
+struct Place {
+    session: Option<Arc<Session>>,
+    /// When the last attempt to open a link failed, and why.
+    failed: Option<(Instant, AskError)>,
+}
+
+/// An open link. It ends with the last of those who use it.
 struct Session {
     sender: Sender,
     waiting: Waiting,
-    next: Arc<AtomicU64>,
+    next: AtomicU64,
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        self.sender.abort();
+    }
 }
 
 /// Requests under way, None once the link has ended.
@@ -109,27 +129,52 @@ impl Client {
         lock(&self.slots).retain(|(other, _), _| other != peer);
     }
 
-    async fn session(&self, peer: PeerId, lane: Lane) -> Result<(Session, bool), AskError> {
+    /// Bytes that have moved on the link that bulk comes by from a peer; 0 where there is none.
+    pub fn moved(&self, peer: PeerId) -> u64 {
+        let slot = lock(&self.slots).get(&(peer, Lane::Ask)).map(|slot| slot.session.clone());
+        // A link that is just being opened has moved nothing.
+        slot.and_then(|slot| Some(slot.try_lock().ok()?.session.as_ref()?.sender.moved())).unwrap_or(0)
+    }
+
+    /// The link to a peer, opened where there is none; and whether it was opened for this.
+    async fn session(&self, peer: PeerId, lane: Lane) -> Result<(Arc<Session>, bool), AskError> {
+        let asked = Instant::now();
         let slot = self.slot(peer, lane);
         let mut place = slot.session.lock().await;
-        if let Some(session) = place.as_ref().filter(|session| lock(&session.waiting).is_some()) {
+        if let Some(session) = place.session.as_ref().filter(|session| lock(&session.waiting).is_some()) {
             return Ok((session.clone(), false));
         }
-        let stream = self.control.open(peer).await?;
-        let link = match Link::open(stream, link_config(&self.cluster)).await {
-            Ok(link) => link,
-            Err(error) => {
-                count(&self.counters.links_broken);
-                tracing::debug!(%peer, %error, "refused a link");
-                return Err(AskError::Hello(error.to_string()));
+        // Whoever waited while somebody else failed has its answer, and so have those who come right after: a peer that
+        // does not answer costs its time once, not once for each request.
+        if let Some((at, error)) = &place.failed
+            && *at + FAILURE_TIME > asked
+        {
+            return Err(error.clone());
+        }
+        match self.open(peer).await {
+            Ok(session) => {
+                let session = Arc::new(session);
+                *place = Place { session: Some(session.clone()), failed: None };
+                Ok((session, true))
             }
-        };
+            Err(error) => {
+                *place = Place { session: None, failed: Some((Instant::now(), error.clone())) };
+                Err(error)
+            }
+        }
+    }
+
+    async fn open(&self, peer: PeerId) -> Result<Session, AskError> {
+        let stream = self.control.open(peer).await?;
+        let link = Link::open(stream, link_config(&self.cluster)).await.map_err(|error| {
+            count(&self.counters.links_broken);
+            tracing::debug!(%peer, %error, "refused a link");
+            AskError::Hello(error.to_string())
+        })?;
         let waiting: Waiting = Arc::new(Mutex::new(Some(BTreeMap::new())));
-        let receive = receive(peer, link.receiver, link.sender.clone(), waiting.clone(), self.counters.clone());
-        tokio::spawn(receive);
-        let session = Session { sender: link.sender, waiting, next: Arc::default() };
-        *place = Some(session.clone());
-        Ok((session, true))
+        // It holds no sender: when the session goes, the link ends, and this with it.
+        tokio::spawn(receive(peer, link.receiver, waiting.clone(), self.counters.clone()));
+        Ok(Session { sender: link.sender, waiting, next: AtomicU64::new(0) })
     }
 
     fn slot(&self, peer: PeerId, lane: Lane) -> Slot {
@@ -149,16 +194,20 @@ impl Client {
     async fn ask_on(&self, session: &Session, request: Request) -> Result<Reply, AskError> {
         let number = session.next.fetch_add(1, Ordering::Relaxed);
         let (answer, mut answered) = oneshot::channel();
+        let place = session.sender.reserve().await.map_err(|_closed| AskError::Ended)?;
         match lock(&session.waiting).as_mut() {
-            Some(waiting) => waiting.insert(number, answer),
+            Some(waiting) => drop(waiting.insert(number, answer)),
             None => return Err(AskError::Ended),
-        };
-        session.sender.send(request.into_frame(number)).await.map_err(|_closed| AskError::Ended)?;
+        }
+        place.send(request.into_frame(number));
+        let latest = Instant::now() + ANSWER_TIME_MAX;
         let mut moved = session.sender.moved();
         loop {
             match tokio::time::timeout(ANSWER_SILENT_MAX, &mut answered).await {
                 Ok(answer) => return answer.map_err(|_gone| AskError::Ended),
-                Err(_elapsed) if session.sender.moved() != moved => moved = session.sender.moved(),
+                Err(_elapsed) if session.sender.moved() != moved && Instant::now() < latest => {
+                    moved = session.sender.moved();
+                }
                 Err(_elapsed) => {
                     count(&self.counters.requests_silent);
                     session.sender.abort();
@@ -170,7 +219,7 @@ impl Client {
 }
 
 /// Hands answers to those who wait for them, until the link ends.
-async fn receive(peer: PeerId, mut receiver: Receiver, sender: Sender, waiting: Waiting, counters: Arc<Counters>) {
+async fn receive(peer: PeerId, mut receiver: Receiver, waiting: Waiting, counters: Arc<Counters>) {
     while let Some(received) = receiver.recv().await {
         let answer = Reply::from_frame(received.into_frame());
         let Ok((number, reply)) = answer else {
@@ -190,7 +239,7 @@ async fn receive(peer: PeerId, mut receiver: Receiver, sender: Sender, waiting: 
     if receiver.reason().is_some() {
         count(&counters.links_broken);
     }
-    sender.abort();
+    drop(receiver);
     lock(&waiting).take();
 }
 

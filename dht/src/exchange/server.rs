@@ -30,6 +30,9 @@ const REQUESTS_AT_ONCE: usize = 16;
 /// Bytes of objects that are on their way out, over all streams.
 const SERVED_LEN_MAX: usize = 24 << 20;
 
+/// Objects of one stream that are on their way out: a peer that does not read holds up itself.
+const SERVED_PER_STREAM: usize = 2;
+
 /// Answers what other members ask. Cheap to clone.
 #[derive(Clone)]
 pub struct Server<S> {
@@ -68,16 +71,17 @@ impl<S: ObjectStore> Server<S> {
 
     async fn answer_all(&self, peer: PeerId, link: Link) {
         let Link { sender, mut receiver, .. } = link;
+        let slots = Arc::new(Semaphore::new(SERVED_PER_STREAM));
         let mut working = FuturesUnordered::new();
         loop {
             tokio::select! {
                 received = receiver.recv(), if working.len() < REQUESTS_AT_ONCE => match received {
-                    Some(received) => working.push(self.answer(peer, received)),
+                    Some(received) => working.push(self.answer(peer, received, slots.clone())),
                     None => break,
                 },
                 Some(answer) = working.next() => {
-                    // The permit counts the payload as under way until the link has taken it.
-                    let Some((frame, _permit)) = answer else { break };
+                    // What was reserved counts as under way until the link has taken the payload.
+                    let Some((frame, _reserved)) = answer else { break };
                     if sender.send(frame).await.is_err() {
                         break;
                     }
@@ -92,7 +96,12 @@ impl<S: ObjectStore> Server<S> {
     }
 
     /// Answers one request; None when it is none, which ends the link. The request's credit goes back with its answer.
-    async fn answer(&self, peer: PeerId, received: Received) -> Option<(Frame, Option<OwnedSemaphorePermit>)> {
+    async fn answer(
+        &self,
+        peer: PeerId,
+        received: Received,
+        slots: Arc<Semaphore>,
+    ) -> Option<(Frame, Option<Reserved>)> {
         let (number, request) = match Request::from_frame(received.frame.clone()) {
             Ok(request) => request,
             Err(error) => {
@@ -101,17 +110,17 @@ impl<S: ObjectStore> Server<S> {
                 return None;
             }
         };
-        let permit = self.reserve(&request).await;
+        let reserved = self.reserve(&request, slots).await;
         let reply = self.reply(peer, request).await;
         if let Reply::Root(_, bytes) | Reply::Object(bytes) = &reply {
             add(&self.counters.bytes_sent, bytes.len() as u64);
         }
         drop(received);
-        Some((reply.into_frame(number), permit))
+        Some((reply.into_frame(number), reserved))
     }
 
     /// Waits until the answer's payload may be in memory.
-    async fn reserve(&self, request: &Request) -> Option<OwnedSemaphorePermit> {
+    async fn reserve(&self, request: &Request, slots: Arc<Semaphore>) -> Option<Reserved> {
         let longest = GEOMETRY.payload_len_max();
         let len = match request {
             Request::Root(_) => longest,
@@ -119,7 +128,10 @@ impl<S: ObjectStore> Server<S> {
             _ => return None,
         };
         let len = u32::try_from(len).ok()?;
-        self.served.clone().acquire_many_owned(len).await.ok()
+        // First its own slot: who waits for that holds nothing of what all share.
+        let slot = slots.acquire_owned().await.ok()?;
+        let room = self.served.clone().acquire_many_owned(len).await.ok()?;
+        Some(Reserved { _slot: slot, _room: room })
     }
 
     async fn reply(&self, peer: PeerId, request: Request) -> Reply {
@@ -149,17 +161,22 @@ impl<S: ObjectStore> Server<S> {
                 self.store.read(move |view| hold::bound(view, &root, &objects)).await.map(Reply::Flags)
             }
             Request::Offer(upload, objects) => {
+                let upload = of_sender(peer, upload);
                 self.store.write(0, move |tx| hold::offer(tx, upload, &objects)).await.map(Reply::Flags)
             }
             Request::Push(upload, reference, bytes) => self.store_pushed(peer, upload, reference, bytes).await,
             Request::Bind(upload, root, objects) => {
+                let upload = of_sender(peer, upload);
                 let bound = self.store.write(0, move |tx| hold::bind(tx, upload, root, objects)).await;
                 bound.map(|bound| match bound {
                     Bound::Bound => Reply::Bound,
                     Bound::Missing(held) => Reply::Missing(held),
                 })
             }
-            Request::Keep(upload) => self.store.write(0, move |tx| hold::keep(tx, upload)).await.map(|()| Reply::Noted),
+            Request::Keep(upload) => {
+                let upload = of_sender(peer, upload);
+                self.store.write(0, move |tx| hold::keep(tx, upload)).await.map(|()| Reply::Noted)
+            }
         };
         done.unwrap_or_else(|error| {
             tracing::warn!(%error, "cannot answer: the store failed");
@@ -174,7 +191,7 @@ impl<S: ObjectStore> Server<S> {
         reference: ObjectRef,
         bytes: Bytes,
     ) -> Result<Reply, StoreError> {
-        let len = bytes.len();
+        let (len, upload) = (bytes.len(), of_sender(peer, upload));
         let Ok(object) = blocking::verify(reference, bytes).await else {
             count(&self.counters.objects_bad);
             tracing::debug!(%peer, "pushed bytes that do not match their address");
@@ -204,6 +221,20 @@ impl<S: ObjectStore> Server<S> {
         *of_peer += 1;
         Some(Place { server: self, peer })
     }
+}
+
+/// The name under which an upload is kept here: every sender has names of its own, so that nobody can bind or prolong what
+/// somebody else uploads.
+fn of_sender(peer: PeerId, upload: UploadId) -> UploadId {
+    let mut hasher = blake3::Hasher::new_derive_key("p2p-node 2026-11 upload of a sender");
+    hasher.update(&upload.0).update(&peer.to_bytes());
+    UploadId(*hasher.finalize().as_bytes().first_chunk().expect("a hash is longer"))
+}
+
+/// Room for an answer's payload.
+struct Reserved {
+    _slot: OwnedSemaphorePermit,
+    _room: OwnedSemaphorePermit,
 }
 
 /// A stream that is counted.

@@ -17,6 +17,8 @@ enum Manner {
     DiesBeforeBind,
     /// Known, but not there for the first minute.
     Away,
+    /// Takes everything and keeps nothing.
+    Sieve,
 }
 
 struct World {
@@ -28,6 +30,7 @@ struct World {
     bound: BTreeSet<PeerId>,
     forgot: BTreeSet<PeerId>,
     reports: Vec<(Duration, Report)>,
+    pushes: usize,
     settled: bool,
     started: Instant,
     latency: Duration,
@@ -54,6 +57,7 @@ impl World {
             bound: BTreeSet::new(),
             forgot: BTreeSet::new(),
             reports: Vec::new(),
+            pushes: 0,
             settled: false,
             started,
             latency: Duration::from_millis(5),
@@ -100,7 +104,9 @@ impl World {
                 self.timeline.after(self.latency, Some(Input::Located(key, closest, self.members.len())));
             }
             Effect::Push(key, peer) => {
+                self.pushes += 1;
                 let pushed = match *self.manner(peer) {
+                    Manner::Sieve => Pushed::Held,
                     Manner::Dead => Pushed::Failed,
                     Manner::Full => Pushed::Full,
                     Manner::Honest | Manner::Forgetful | Manner::DiesBeforeBind | Manner::Away => {
@@ -125,7 +131,7 @@ impl World {
         match manner {
             Manner::Forgetful if self.forgot.insert(peer) => self.held.entry(peer).or_default().clear(),
             Manner::DiesBeforeBind => *self.manner(peer) = Manner::Dead,
-            Manner::Honest | Manner::Dead | Manner::Full | Manner::Forgetful | Manner::Away => {}
+            Manner::Honest | Manner::Dead | Manner::Full | Manner::Forgetful | Manner::Away | Manner::Sieve => {}
         }
         if *self.manner(peer) == Manner::Dead {
             return None;
@@ -156,7 +162,7 @@ impl World {
     }
 }
 
-use Manner::{Away, Dead, DiesBeforeBind, Forgetful, Full, Honest};
+use Manner::{Away, Dead, DiesBeforeBind, Forgetful, Full, Honest, Sieve};
 
 #[test]
 fn a_healthy_cluster_has_three_copies_at_once() {
@@ -216,6 +222,34 @@ fn holds_that_were_lost_before_the_bind_are_pushed_again() {
 }
 
 #[test]
+fn a_member_that_keeps_nothing_is_replaced_and_not_fed_for_ever() {
+    let world = World::new(&[Honest, Sieve, Honest, Honest], 3, 2).run(6);
+    assert_eq!(world.report().1, Report { copies: 3, enough: true });
+    assert!(world.settled && world.pushes < 6 * 10, "{} pushes", world.pushes);
+    // Where nobody else can take its place, that is said in time.
+    let world = World::new(&[Honest, Sieve], 2, 2).run(6);
+    let (after, report) = world.report();
+    assert_eq!(report, Report { copies: 1, enough: false });
+    assert!(after < Duration::from_secs(32), "{after:?}");
+    assert!(!world.settled && world.pushes < 6 * 10, "{} pushes", world.pushes);
+}
+
+#[test]
+fn members_that_come_to_be_known_during_a_put_are_owed_for_every_group() {
+    let timeline = Timeline::<()>::new();
+    let now = timeline.now();
+    let config = PutConfig { replicas: 3, acks: 1, stall: Duration::from_secs(30) };
+    let mut put = Put::new(config, now);
+    put.handle(Input::Group(key(1), OBJECTS), now);
+    put.handle(Input::Group(key(2), OBJECTS), now);
+    put.handle(Input::Located(key(1), vec![peer(0)], 1), now);
+    put.handle(Input::Located(key(2), vec![peer(0), peer(1), peer(2)], 3), now);
+    let later: Vec<Effect> =
+        (1..5).flat_map(|seconds| put.handle(Input::Tick, now + Duration::from_secs(seconds))).collect();
+    assert_eq!(later, [Effect::Locate(key(1))]);
+}
+
+#[test]
 fn a_member_that_dies_before_its_bind_is_replaced() {
     let world = World::new(&[Honest, DiesBeforeBind, Honest, Honest, Honest], 3, 2).run(8);
     assert!(world.report().1.enough);
@@ -236,6 +270,7 @@ fn no_more_is_reported_than_there_is() {
                 2 => Forgetful,
                 3 => DiesBeforeBind,
                 4 => Away,
+                5 => Sieve,
                 _ => Honest,
             })
             .collect();

@@ -153,13 +153,20 @@ pub(super) async fn read_header<R: AsyncRead + Unpin>(
     Header::parse(bytes, caps).map(Some)
 }
 
-/// Reads what follows a header.
-pub(super) async fn read_body<R: AsyncRead + Unpin>(reader: &mut R, header: Header) -> Result<Frame, FrameError> {
+/// Reads what follows a header; tells `moved` of bytes as they come, so that a slow frame is not taken for silence.
+pub(super) async fn read_body<R: AsyncRead + Unpin>(
+    reader: &mut R,
+    header: Header,
+    moved: impl Fn(usize),
+) -> Result<Frame, FrameError> {
     let read = async {
         let mut head = vec![0; header.head_len];
         reader.read_exact(&mut head).await?;
         let mut payload = vec![0; header.payload_len];
-        reader.read_exact(&mut payload).await?;
+        for part in payload.chunks_mut(WRITE_LEN_MAX) {
+            reader.read_exact(part).await?;
+            moved(part.len());
+        }
         Ok::<_, std::io::Error>((head, payload))
     };
     match tokio::time::timeout(header.time_limit(), read).await {
@@ -171,8 +178,12 @@ pub(super) async fn read_body<R: AsyncRead + Unpin>(reader: &mut R, header: Head
     }
 }
 
-/// Writes a frame without flushing; returns how many bytes it took.
-pub(super) async fn write<W: AsyncWrite + Unpin>(writer: &mut W, frame: &Frame) -> std::io::Result<usize> {
+/// Writes a frame without flushing; tells `moved` of bytes as they go.
+pub(super) async fn write<W: AsyncWrite + Unpin>(
+    writer: &mut W,
+    frame: &Frame,
+    moved: impl Fn(usize),
+) -> std::io::Result<()> {
     let head_len = u16::try_from(frame.head.len()).map_err(std::io::Error::other)?;
     let payload_len = u32::try_from(frame.payload.len()).map_err(std::io::Error::other)?;
     let mut start = Vec::with_capacity(HEADER_LEN + frame.head.len());
@@ -183,8 +194,9 @@ pub(super) async fn write<W: AsyncWrite + Unpin>(writer: &mut W, frame: &Frame) 
     writer.write_all(&start).await?;
     for part in frame.payload.chunks(WRITE_LEN_MAX) {
         writer.write_all(part).await?;
+        moved(part.len());
     }
-    Ok(start.len() + frame.payload.len())
+    Ok(())
 }
 
 #[cfg(test)]
@@ -203,7 +215,7 @@ mod tests {
     async fn read_one(bytes: &[u8]) -> Result<Option<Frame>, FrameError> {
         let mut reader = Cursor::new(bytes);
         match read_header(&mut reader, caps).await? {
-            Some(header) => read_body(&mut reader, header).await.map(Some),
+            Some(header) => read_body(&mut reader, header, drop).await.map(Some),
             None => Ok(None),
         }
     }
@@ -213,7 +225,7 @@ mod tests {
         let frame =
             Frame { kind: KNOWN, flags: 1, head: Bytes::from_static(b"hd"), payload: Bytes::from_static(b"data") };
         let mut bytes = Vec::new();
-        write(&mut bytes, &frame).await.expect("a vector takes all");
+        write(&mut bytes, &frame, drop).await.expect("a vector takes all");
         assert_eq!(bytes, [20, 1, 2, 0, 4, 0, 0, 0, b'h', b'd', b'd', b'a', b't', b'a']);
     }
 
@@ -223,7 +235,7 @@ mod tests {
             let payload: Vec<u8> = (0..payload_len).map(|i| (i % 251) as u8).collect();
             let frame = Frame::new(KNOWN, Bytes::from_static(b"head"), payload.into());
             let mut bytes = Vec::new();
-            write(&mut bytes, &frame).await.expect("a vector takes all");
+            write(&mut bytes, &frame, drop).await.expect("a vector takes all");
             assert_eq!(read_one(&bytes).await.expect("our own frame"), Some(frame));
         }
     }
@@ -266,7 +278,7 @@ mod tests {
             std::future::pending::<()>().await;
         });
         let header = read_header(&mut reader, caps).await.expect("a header").expect("a header");
-        assert!(matches!(read_body(&mut reader, header).await, Err(FrameError::Slow(KNOWN))));
+        assert!(matches!(read_body(&mut reader, header, drop).await, Err(FrameError::Slow(KNOWN))));
         drip.abort();
     }
 

@@ -158,17 +158,36 @@ impl Link {
     }
 }
 
+/// A place in the queue of frames to send.
+pub struct Place<'a>(mpsc::Permit<'a, Frame>);
+
+impl Place<'_> {
+    /// Fills the place.
+    pub fn send(self, frame: Frame) {
+        debug_assert!(frame.kind >= KIND_FIRST_FREE, "types below {KIND_FIRST_FREE} belong to the link");
+        self.0.send(frame);
+    }
+}
+
 impl Sender {
+    /// Waits for a place in the queue, so that what must happen together with sending can.
+    ///
+    /// # Errors
+    /// [`Closed`] when the link has ended.
+    pub async fn reserve(&self) -> Result<Place<'_>, Closed> {
+        tokio::select! {
+            () = self.shared.ended.notified_once() => Err(Closed),
+            place = self.queue.reserve() => place.map(Place).map_err(|_closed| Closed),
+        }
+    }
+
     /// Queues a frame; waits while the queue is full.
     ///
     /// # Errors
     /// [`Closed`] when the link has ended; whether earlier frames arrived is then unknown.
     pub async fn send(&self, frame: Frame) -> Result<(), Closed> {
-        debug_assert!(frame.kind >= KIND_FIRST_FREE, "types below {KIND_FIRST_FREE} belong to the link");
-        tokio::select! {
-            () = self.shared.ended.notified_once() => Err(Closed),
-            sent = self.queue.send(frame) => sent.map_err(|_frame| Closed),
-        }
+        self.reserve().await?.send(frame);
+        Ok(())
     }
 
     /// Why the link ended, once it has; None for a clean end and while it lives.
@@ -181,7 +200,8 @@ impl Sender {
         self.shared.ended.set();
     }
 
-    /// Bytes sent and received so far, for a watchdog that asks whether anything moves.
+    /// Bytes of payload sent and received so far, and one for each frame of the protocol, for a watchdog that asks whether
+    /// anything moves. What a peer sends to no purpose does not count.
     pub fn moved(&self) -> u64 {
         self.shared.moved.load(Ordering::Relaxed)
     }
@@ -233,6 +253,10 @@ impl Shared {
             ended: Ended::default(),
             reason: OnceLock::new(),
         }
+    }
+
+    fn count(&self, moved: usize) {
+        self.moved.fetch_add(moved as u64, Ordering::Relaxed);
     }
 
     /// Takes a frame's cost from what the peer may send.
@@ -318,7 +342,7 @@ where
 {
     let ours = Frame::new(KIND_HELLO, encode(hello), Default::default());
     let send = async {
-        frame::write(writer, &ours).await?;
+        frame::write(writer, &ours, drop).await?;
         writer.flush().await
     };
     let receive = async {
@@ -326,7 +350,7 @@ where
         if header.kind != KIND_HELLO || header.skipped {
             return Err(LinkError::BadHello);
         }
-        Ok(frame::read_body(reader, header).await?)
+        Ok(frame::read_body(reader, header, drop).await?)
     };
     let (sent, received) = futures::future::join(send, receive).await;
     sent.map_err(FrameError::from)?;
@@ -356,7 +380,7 @@ where
         match header.kind {
             KIND_HELLO => return Err(LinkError::BadHello),
             KIND_CREDIT => {
-                let frame = frame::read_body(&mut reader, header).await?;
+                let frame = frame::read_body(&mut reader, header, drop).await?;
                 add_credit(&shared, decode(&frame.head)?)?;
             }
             _ => read_one(&mut reader, header, &queue, &shared).await?,
@@ -376,12 +400,17 @@ where
 {
     // Charged before a byte is allocated.
     let held = shared.charge(frame::cost(header.head_len, header.payload_len))?;
-    let frame = frame::read_body(reader, header).await?;
-    shared.moved.fetch_add((header.head_len + header.payload_len) as u64, Ordering::Relaxed);
+    let frame = frame::read_body(reader, header, |bytes| {
+        if !header.skipped {
+            shared.count(bytes);
+        }
+    })
+    .await?;
     if header.skipped {
         tracing::debug!(kind = header.kind, "skipped a frame of an unknown type");
         return Ok(());
     }
+    shared.count(1);
     // Full is impossible while the credit holds; closed means that nobody listens any more, and that ends the link.
     queue.try_send(Received { frame, held }).map_err(|_refused| LinkError::Overrun)
 }
@@ -413,8 +442,8 @@ where
         };
         let Some(frame) = frame else { break };
         wait_for_credit(&mut writer, &shared, &frame, stall).await?;
-        write_in_time(&mut writer, &frame, stall).await?;
-        shared.moved.fetch_add((frame.head.len() + frame.payload.len()) as u64, Ordering::Relaxed);
+        write_in_time(&mut writer, &shared, &frame, stall).await?;
+        shared.count(1);
     }
     // From here no credit goes back, so the peer can finish only what it has credit for: the one who has said all is near
     // its end.
@@ -458,16 +487,21 @@ where
     // The window grows before the peer can know of it.
     shared.window.fetch_add(bytes, Ordering::AcqRel);
     let bytes = u32::try_from(bytes).expect("no more can be owed than was granted");
-    write_in_time(writer, &Frame::new(KIND_CREDIT, encode(&bytes), Default::default()), stall).await
+    write_in_time(writer, shared, &Frame::new(KIND_CREDIT, encode(&bytes), Default::default()), stall).await
 }
 
-async fn write_in_time<S>(writer: &mut WriteHalf<S>, frame: &Frame, stall: Duration) -> Result<(), LinkError>
+async fn write_in_time<S>(
+    writer: &mut WriteHalf<S>,
+    shared: &Shared,
+    frame: &Frame,
+    stall: Duration,
+) -> Result<(), LinkError>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     let limit = stall + Duration::from_secs(frame.cost() as u64 / RATE_MIN);
     let write = async {
-        frame::write(writer, frame).await?;
+        frame::write(writer, frame, |bytes| shared.count(bytes)).await?;
         writer.flush().await
     };
     timeout(limit, write).await.map_err(|_elapsed| LinkError::Stalled(limit))?.map_err(FrameError::from)?;

@@ -60,6 +60,8 @@ pub(super) async fn get(
     let stall = timeout_ms.map_or(STALL_DEFAULT, Duration::from_millis).min(STALL_MAX);
     let options = GetOptions { range: asked.unwrap_or(Range::ALL), cache: cache.unwrap_or(true), stall };
     let download = handle.get(root, options).await?;
+    // Nothing is no range of anything: an empty file is sent whole.
+    let asked = asked.filter(|_| download.file_len > 0);
     Ok(send(&address, asked, download))
 }
 

@@ -5,6 +5,7 @@ use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use p2p_dht::hold::FILL_PERCENT_MAX;
 use p2p_dht::object::Object;
 use p2p_dht::store::{
     Found, ObjectTx, ObjectView, Pending, Row, RunTime, StoreError, StoreResult, Totals, Upload, UploadId,
@@ -62,6 +63,7 @@ pub(super) struct Writer {
 impl Writer {
     pub(super) fn open(path: &Path, bytes_max: u64, skipped: Skipped) -> Result<Self, OpenError> {
         let sqlite = |source| OpenError::Sqlite { path: path.to_owned(), source };
+        make_private(path).map_err(OpenError::Io)?;
         let mut db = Connection::open(path).map_err(sqlite)?;
         let version: i64 = db.query_row("PRAGMA user_version", [], |row| row.get(0)).map_err(sqlite)?;
         if version > SCHEMA_VERSION {
@@ -98,7 +100,13 @@ impl Writer {
     }
 
     pub(super) fn give_back_space(&mut self) {
-        let freed = self.tx.db.execute_batch(&format!("PRAGMA incremental_vacuum({GIVEN_BACK_PAGES})"));
+        // A row for every page: the statement has done its work only when all have been fetched.
+        let sql = format!("PRAGMA incremental_vacuum({GIVEN_BACK_PAGES})");
+        let freed = self.tx.db.prepare_cached(&sql).and_then(|mut statement| {
+            let mut pages = statement.query([])?;
+            while pages.next()?.is_some() {}
+            Ok(())
+        });
         if let Err(error) = freed {
             tracing::warn!(%error, "cannot give space back");
         }
@@ -112,6 +120,16 @@ impl Writer {
         if let Err(error) = self.tx.db.execute_batch("PRAGMA wal_checkpoint(TRUNCATE)") {
             tracing::warn!(%error, "cannot empty the log of the object store");
         }
+    }
+}
+
+/// Makes the file, if there is none, for this user alone; SQLite gives its companions the same mode.
+fn make_private(path: &Path) -> std::io::Result<()> {
+    use std::os::unix::fs::OpenOptionsExt;
+    let made = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
+    match made {
+        Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => Err(error),
+        _ => Ok(()),
     }
 }
 
@@ -241,8 +259,11 @@ impl ObjectTx for Tx {
         // What the file system can still take counts as much as what the owner allows.
         let dir = self.path.parent().unwrap_or(Path::new("."));
         let free = rustix::fs::statvfs(dir).map_or(u64::MAX, |fs| fs.f_bavail.saturating_mul(fs.f_frsize));
-        let by_disk = self.state.totals.bytes.saturating_add(free.saturating_sub(DISK_FREE_MIN));
-        self.bytes_max.min(by_disk)
+        let inside: i64 = self.db.pragma_query_value(None, "freelist_count", |row| row.get(0)).unwrap_or(0);
+        let free = free.saturating_sub(DISK_FREE_MIN).saturating_add(inside as u64 * u64::from(PAGE_LEN));
+        let by_disk = self.state.totals.bytes.saturating_add(free);
+        // The caller fills only a part of what is configured; what the disk has left can be filled whole.
+        self.bytes_max.min(by_disk.saturating_mul(100) / FILL_PERCENT_MAX)
     }
 
     fn insert(&mut self, object: &Object) -> StoreResult<Row> {

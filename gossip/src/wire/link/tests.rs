@@ -43,12 +43,12 @@ struct Raw(Compat<DuplexStream>);
 impl Raw {
     async fn greet(mut stream: Compat<DuplexStream>) -> Self {
         let hello = Frame::new(KIND_HELLO, encode(&config().hello), Bytes::new());
-        frame::write(&mut stream, &hello).await.expect("room");
+        frame::write(&mut stream, &hello, drop).await.expect("room");
         Raw(stream)
     }
 
-    async fn send(&mut self, frame: &Frame) -> std::io::Result<usize> {
-        frame::write(&mut self.0, frame).await
+    async fn send(&mut self, frame: &Frame) -> std::io::Result<()> {
+        frame::write(&mut self.0, frame, drop).await
     }
 }
 
@@ -132,7 +132,7 @@ async fn strangers_and_other_versions_are_named() {
     let open = |theirs: Hello| async move {
         let (near, mut far) = stream_pair();
         let frame = Frame::new(KIND_HELLO, encode(&theirs), Bytes::new());
-        frame::write(&mut far, &frame).await.expect("room");
+        frame::write(&mut far, &frame, drop).await.expect("room");
         Link::open(near, config()).await.err().expect("refused")
     };
     let ours = config().hello;
@@ -169,4 +169,23 @@ async fn the_end_is_seen_by_the_other_side_after_the_last_frame() {
     assert_eq!(far.receiver.recv().await.expect("a frame").frame.payload.len(), 5);
     assert!(far.receiver.recv().await.is_none());
     assert!(far.receiver.reason().is_none());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_slow_frame_moves_and_an_ignorable_one_does_not() {
+    let (near, far) = stream_pair();
+    let mut peer = Raw::greet(far).await;
+    let mut link = Link::open(near, config()).await.expect("a hello came");
+    let before = link.sender.moved();
+    let noise = Frame { kind: 200, flags: frame::FLAG_IGNORABLE, head: Bytes::new(), payload: vec![0; 100].into() };
+    peer.send(&noise).await.expect("room");
+    let start = [KIND, 0, 0, 0, 0, 0, 16, 0];
+    peer.0.write_all(&start).await.expect("room");
+    tokio::time::sleep(Duration::from_millis(1)).await;
+    assert_eq!(link.sender.moved(), before, "noise and the mere beginning of a frame are no progress");
+    peer.0.write_all(&[0; 128 << 10]).await.expect("room");
+    tokio::time::sleep(Duration::from_millis(1)).await;
+    assert_eq!(link.sender.moved() - before, 128 << 10, "what has come of it is");
+    peer.0.write_all(&[0; 896 << 10]).await.expect("room");
+    assert_eq!(link.receiver.recv().await.expect("a frame").frame.payload.len(), 1 << 20);
 }
