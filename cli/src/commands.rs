@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use p2p_api::client::Client;
+use p2p_api::text::shell_word;
 use p2p_api::{Code, Problem, home};
 use tokio::net::UnixStream;
 
@@ -120,13 +121,4 @@ fn find_node(socket: Option<PathBuf>, home: Option<PathBuf>) -> Result<(PathBuf,
     let socket = home::socket_path(&home)
         .map_err(|error| Problem::new(Code::Other, format!("cannot find the socket of {}: {error}", home.display())))?;
     Ok((socket, Some(home)))
-}
-
-/// A path as a word that a shell takes back.
-fn shell_word(path: &Path) -> String {
-    let text = path.display().to_string();
-    if text.chars().all(|c| c.is_alphanumeric() || "/._-+:@,=".contains(c)) {
-        return text;
-    }
-    format!("'{}'", text.replace('\'', r"'\''"))
 }

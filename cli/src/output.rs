@@ -5,6 +5,7 @@ use std::io::{self, IsTerminal, Write as _};
 use std::os::fd::AsFd;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressFinish, ProgressStyle};
+use p2p_api::text::{self, plain};
 use p2p_api::types::{ErrorBody, ErrorDocument};
 use p2p_api::{Code, Problem};
 use serde::Serialize;
@@ -54,11 +55,8 @@ impl Output {
 
     /// Prints a failure and returns its exit code.
     pub(crate) fn failure(self, problem: &Problem) -> u8 {
-        let mut text = format!("error: {}", plain(&problem.message));
-        if let Some(hint) = &problem.hint {
-            text.push_str(&format!("\nhint: {}", plain(hint)));
-        }
-        self.error(&ErrorDocument::from(problem), &text)
+        complain(&text::problem(problem, self.json));
+        problem.code.exit()
     }
 
     /// Help and version where asked for, a failure otherwise. Returns the exit code.
@@ -81,17 +79,9 @@ impl Output {
         let exit = u8::try_from(128 + signal.as_raw_value()).unwrap_or(u8::MAX);
         if self.json {
             let error = ErrorBody { code: Code::Other, message: "interrupted".to_owned(), hint: None, exit };
-            self.error(&ErrorDocument { error }, "");
+            complain(&serde_json::to_string(&ErrorDocument { error }).unwrap_or_default());
         }
         exit
-    }
-
-    fn error(self, document: &ErrorDocument, text: &str) -> u8 {
-        match serde_json::to_string(document) {
-            Ok(json) if self.json => complain(&json),
-            _ => complain(text),
-        }
-        document.error.exit
     }
 
     /// A bar on standard error when that is a terminal, and one that draws nothing otherwise. It goes when dropped.
@@ -169,9 +159,4 @@ fn print(line: &str) -> io::Result<()> {
 /// Nobody is left to tell when standard error is closed, so a failure here is none.
 fn complain(text: &str) {
     let _ = writeln!(io::stderr(), "{text}");
-}
-
-/// Names come from files and from other nodes: what would steer the terminal is shown as a mark.
-fn plain(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() && c != '\n' { char::REPLACEMENT_CHARACTER } else { c }).collect()
 }

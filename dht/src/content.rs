@@ -1,9 +1,10 @@
 //! The shell around puts and gets: runs the machines, does what they say, tells them what came of it.
 //!
-//! [`upload`] reads a stream into objects and spreads them, [`download`] brings a file's bytes to a reader, [`stat`]
+//! [`upload`] reads a stream into objects, `spread` brings copies of them to members, [`download`] brings a file's bytes to a reader, [`stat`]
 //! counts copies. None of them decides anything that [`crate::put`] and [`crate::get`] could.
 
 pub mod download;
+mod spread;
 pub mod stat;
 pub mod upload;
 
@@ -80,7 +81,7 @@ impl<S: ObjectStore, L: Locator> Content<S, L> {
     /// Content over a store, the members that the locator knows, and links to them.
     pub fn new(store: S, locator: L, client: Client, counters: Arc<Counters>) -> Self {
         let reading = Arc::new(Semaphore::new(upload::READING_LEN_MAX));
-        let pushing = Arc::new(Semaphore::new(upload::PUSHING_LEN_MAX));
+        let pushing = Arc::new(Semaphore::new(spread::PUSHING_LEN_MAX));
         Self { store, locator, client, counters, reading, pushing }
     }
 

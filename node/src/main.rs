@@ -5,10 +5,10 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use p2p_api::types::{ErrorDocument, Ready};
+use p2p_api::types::{Prepared as PreparedHome, Ready};
 use p2p_api::{Code, Problem};
 use p2p_node::config::{Process, Settings};
-use p2p_node::{Node, Prepared, StartError, telemetry};
+use p2p_node::{Node, Prepared, telemetry};
 use tokio::io::AsyncReadExt;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -65,8 +65,8 @@ fn init(settings: Settings, json: bool) -> Result<(), Problem> {
     let prepared = Prepared::new(&config)?;
     let ticket = prepared.ticket(&config).to_string();
     let line = if json {
-        let document = serde_json::json!({ "peer": prepared.peer.to_string(), "home": config.home, "ticket": ticket });
-        document.to_string()
+        let document = PreparedHome { peer: prepared.peer.to_string(), home: config.home, ticket };
+        serde_json::to_string(&document).map_err(|error| other(&error))?
     } else {
         ticket
     };
@@ -149,19 +149,10 @@ async fn end_of_stdin() {
 }
 
 fn report(problem: &Problem, json: bool) {
-    let mut stderr = std::io::stderr();
-    let text = if json {
-        serde_json::to_string(&ErrorDocument::from(problem)).unwrap_or_default()
-    } else {
-        let hint = problem.hint.as_ref().map(|hint| format!("\nhint: {hint}")).unwrap_or_default();
-        format!("error: {}{hint}", problem.message)
-    };
-    let _ = writeln!(stderr, "{text}");
+    // Nobody is left to tell when standard error is closed.
+    let _ = writeln!(std::io::stderr(), "{}", p2p_api::text::problem(problem, json));
 }
 
 fn other(error: &dyn std::fmt::Display) -> Problem {
     Problem::new(Code::Other, error.to_string())
 }
-
-// `StartError` becomes a problem with its code at every `?` above.
-const _: fn(StartError) -> Problem = Problem::from;

@@ -14,7 +14,8 @@ use std::time::Duration;
 use p2p_dht::store::{ObjectStore, ObjectTx, ObjectView, StoreError, StoreResult, Totals};
 use tokio::sync::{oneshot, watch};
 
-use threads::{Finish, ReadJob, Threads, WriteJob};
+use objects::ReadJob;
+use threads::{Finish, Threads, WriteJob};
 
 pub use objects::OpenError;
 

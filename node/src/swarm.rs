@@ -3,6 +3,9 @@
 //! One task. It forwards: requests come in as [`Command`]s, what others need to know goes out through [`NetView`], and
 //! streams are handed to those who drive them. Nothing here waits for a peer.
 
+mod outcome;
+mod setup;
+
 use std::collections::{BTreeSet, HashMap};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -11,13 +14,12 @@ use std::time::{Duration, Instant};
 
 use futures::StreamExt;
 use libp2p::core::ConnectedPoint;
-use libp2p::core::upgrade::Version;
 use libp2p::identity::Keypair;
 use libp2p::multiaddr::Protocol;
 use libp2p::swarm::dial_opts::{DialOpts, PeerCondition};
-use libp2p::swarm::{ConnectionId, DialError, NetworkBehaviour, SwarmEvent};
-use libp2p::{Multiaddr, PeerId, StreamProtocol, Swarm, Transport, connection_limits, identify, ping, tcp, yamux};
-use p2p_dht::kademlia::{self, FoundPeer, Kademlia, Lookups};
+use libp2p::swarm::{ConnectionId, DialError, SwarmEvent};
+use libp2p::{Multiaddr, PeerId, StreamProtocol, Swarm, identify};
+use p2p_dht::kademlia::{FoundPeer, Lookups};
 use p2p_dht::message::PROTOCOL;
 use p2p_gossip::wire::Streams;
 use p2p_gossip::wire::streams::{Control, Inbound};
@@ -28,32 +30,14 @@ use crate::error::StartError;
 use crate::files::{self, Access};
 use crate::peers::{self, DialOutcome, Peers, Target, is_loopback, is_useful};
 
-/// Connections, over all peers.
-pub(crate) const CONNECTIONS_MAX: u32 = 1024;
-
-/// Connections of one peer: both sides may dial at once.
-pub(crate) const CONNECTIONS_PER_PEER_MAX: u32 = 4;
-
-/// Connections whose handshake is under way.
-pub(crate) const HANDSHAKES_MAX: u32 = 128;
-
-/// Longest handshake.
-const HANDSHAKE_TIME_MAX: Duration = Duration::from_secs(10);
-
-/// Substreams of one connection.
-const STREAMS_PER_CONNECTION_MAX: usize = 64;
+use outcome::dial_outcome;
+use setup::{Behaviour, BehaviourEvent};
 
 /// Dials that are begun at once.
 const DIALS_AT_ONCE: usize = 16;
 
 /// How often it is looked whom to dial and whom to look for.
 const TICK: Duration = Duration::from_millis(250);
-
-/// Connections to members stay; this only ends those that nobody wants any more.
-const IDLE_TIME_MAX: Duration = Duration::from_secs(24 * 3600);
-
-/// How often a connection is probed, and how long an answer may take.
-const PING_PERIOD: Duration = Duration::from_secs(10);
 
 /// As long as new members were met within this time, more are looked for at every other tick.
 const DISCOVERY_EAGER: Duration = Duration::from_secs(10);
@@ -104,15 +88,6 @@ pub(crate) struct NetCounters {
     pub(crate) connections_denied: AtomicU64,
 }
 
-#[derive(NetworkBehaviour)]
-pub(crate) struct Behaviour {
-    limits: connection_limits::Behaviour,
-    identify: identify::Behaviour,
-    ping: ping::Behaviour,
-    kademlia: Kademlia,
-    objects: Streams,
-}
-
 /// What a swarm needs to start.
 pub(crate) struct NetConfig {
     pub(crate) keypair: Keypair,
@@ -145,11 +120,11 @@ pub(crate) async fn start(
     let NetConfig { keypair, admission, listen, advertise, peers, peers_file } = config;
     let (objects, control, inbound) = Streams::new(StreamProtocol::new(PROTOCOL));
     let inbound_dropped = objects.inbound_dropped();
-    let mut swarm = build(keypair, admission, objects);
+    let mut swarm = setup::build(keypair, admission, objects);
     for address in &advertise {
         swarm.add_external_address(address.clone());
     }
-    listen_on_all(&mut swarm, &listen).await?;
+    setup::listen_on_all(&mut swarm, &listen).await?;
     let (commands, receiver) = mpsc::channel(COMMANDS_MAX);
     let (view_sender, view) = watch::channel(NetView::default());
     let counters = Arc::new(NetCounters::default());
@@ -172,84 +147,6 @@ pub(crate) async fn start(
     task.publish();
     let task = tokio::spawn(task.run(receiver));
     Ok(Net { commands, view, counters, inbound_dropped, control, inbound, task })
-}
-
-fn build(keypair: Keypair, admission: Admission, objects: Streams) -> Swarm<Behaviour> {
-    let me = keypair.public().to_peer_id();
-    let mut muxer = yamux::Config::default();
-    muxer.set_max_num_streams(STREAMS_PER_CONNECTION_MAX);
-    let transport = tcp::tokio::Transport::new(tcp::Config::default())
-        .upgrade(Version::V1)
-        .authenticate(admission)
-        .multiplex(muxer)
-        .timeout(HANDSHAKE_TIME_MAX)
-        .boxed();
-    let limits = connection_limits::ConnectionLimits::default()
-        .with_max_established(Some(CONNECTIONS_MAX))
-        .with_max_established_per_peer(Some(CONNECTIONS_PER_PEER_MAX))
-        .with_max_pending_incoming(Some(HANDSHAKES_MAX))
-        .with_max_pending_outgoing(Some(HANDSHAKES_MAX));
-    let identify = identify::Config::new("/p2p-node/1".into(), keypair.public())
-        .with_agent_version(format!("p2p-node/{}", env!("CARGO_PKG_VERSION")))
-        .with_interval(Duration::from_secs(3600))
-        .with_push_listen_addr_updates(true);
-    let behaviour = Behaviour {
-        limits: connection_limits::Behaviour::new(limits),
-        identify: identify::Behaviour::new(identify),
-        ping: ping::Behaviour::new(ping::Config::new().with_interval(PING_PERIOD).with_timeout(PING_PERIOD)),
-        kademlia: kademlia::new(me),
-        objects,
-    };
-    let config = libp2p::swarm::Config::with_tokio_executor()
-        .with_idle_connection_timeout(IDLE_TIME_MAX)
-        .with_substream_upgrade_protocol_override(Version::V1Lazy);
-    Swarm::new(transport, behaviour, me, config)
-}
-
-/// Listens on every address, and waits until each has at least one that others can dial.
-async fn listen_on_all(swarm: &mut Swarm<Behaviour>, listen: &[Multiaddr]) -> Result<(), StartError> {
-    let mut waiting = HashMap::new();
-    for address in listen {
-        let failed = |reason: String| StartError::Listen { address: address.to_string(), reason };
-        is_free(address).map_err(|error| failed(error.to_string()))?;
-        let id = swarm.listen_on(address.clone()).map_err(|error| failed(error.to_string()))?;
-        waiting.insert(id, address.to_string());
-    }
-    let wait = async {
-        while !waiting.is_empty() {
-            match swarm.select_next_some().await {
-                SwarmEvent::NewListenAddr { listener_id, .. } => drop(waiting.remove(&listener_id)),
-                SwarmEvent::ListenerClosed { listener_id, reason: Err(error), .. } => {
-                    let address = waiting.remove(&listener_id).unwrap_or_default();
-                    return Err(StartError::Listen { address, reason: error.to_string() });
-                }
-                _ => {}
-            }
-        }
-        Ok(())
-    };
-    match tokio::time::timeout(HANDSHAKE_TIME_MAX, wait).await {
-        Ok(done) => done,
-        Err(_elapsed) => {
-            let address = waiting.into_values().next().unwrap_or_default();
-            Err(StartError::Listen { address, reason: "no network interface has it".into() })
-        }
-    }
-}
-
-/// Whether nobody listens there yet. libp2p listens with `SO_REUSEPORT`, so that a second node on the same port would
-/// start without a word and take half of the other's connections.
-fn is_free(address: &Multiaddr) -> std::io::Result<()> {
-    let mut parts = address.iter();
-    let ip: std::net::IpAddr = match parts.next() {
-        Some(Protocol::Ip4(ip)) => ip.into(),
-        Some(Protocol::Ip6(ip)) => ip.into(),
-        _ => return Ok(()),
-    };
-    match parts.next() {
-        Some(Protocol::Tcp(port)) if port != 0 => std::net::TcpListener::bind((ip, port)).map(drop),
-        _ => Ok(()),
-    }
 }
 
 struct SwarmTask {
@@ -551,52 +448,6 @@ impl SwarmTask {
             }
         }));
     }
-}
-
-/// Whether somebody was there.
-fn dial_outcome(error: &DialError) -> DialOutcome {
-    match error {
-        DialError::WrongPeerId { .. } | DialError::LocalPeerId { .. } => DialOutcome::OtherPeer,
-        DialError::Transport(attempts) => {
-            let refused = attempts.iter().any(|(_, error)| !is_unreachable(error));
-            if refused { DialOutcome::Refused } else { DialOutcome::NoAnswer }
-        }
-        DialError::NoAddresses
-        | DialError::DialPeerConditionFalse(_)
-        | DialError::Aborted
-        | DialError::Denied { .. } => DialOutcome::NoAnswer,
-    }
-}
-
-/// Whether a connection failed below the handshake: by an error of the system, or by silence.
-fn is_unreachable(error: &libp2p::TransportError<std::io::Error>) -> bool {
-    use std::io::ErrorKind;
-    let libp2p::TransportError::Other(error) = error else { return true };
-    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
-    while let Some(this) = cause {
-        if let Some(io) = this.downcast_ref::<std::io::Error>() {
-            let by_kind = matches!(
-                io.kind(),
-                ErrorKind::ConnectionRefused
-                    | ErrorKind::TimedOut
-                    | ErrorKind::HostUnreachable
-                    | ErrorKind::NetworkUnreachable
-                    | ErrorKind::AddrNotAvailable
-                    | ErrorKind::ConnectionReset
-                    | ErrorKind::UnexpectedEof
-            );
-            if by_kind {
-                return true;
-            }
-            if let Some(inner) = io.get_ref() {
-                cause = Some(inner);
-                continue;
-            }
-        }
-        cause = this.source();
-    }
-    // The time limit on a handshake has no type of its own.
-    error.to_string().contains("Timeout")
 }
 
 fn count(counter: &AtomicU64) {

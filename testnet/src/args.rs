@@ -132,7 +132,6 @@ fn problem_of(error: &clap::Error) -> Problem {
 #[cfg(test)]
 mod tests {
     use clap::CommandFactory;
-    use p2p_testnet::report;
 
     use super::*;
 
@@ -174,7 +173,7 @@ mod tests {
     fn a_parse_error_under_json_is_a_document() {
         let (problem, json) = malformed("p2p-testnet up --json -n many");
         assert!(json);
-        let document: serde_json::Value = serde_json::from_str(&report::problem(&problem, json)).expect("JSON");
+        let document: serde_json::Value = serde_json::from_str(&p2p_api::text::problem(&problem, json)).expect("JSON");
         assert_eq!(document["error"]["code"], "usage");
         assert_eq!(document["error"]["exit"], 2);
         assert!(document["error"]["message"].as_str().is_some_and(|message| message.contains("many")), "{document}");

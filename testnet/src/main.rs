@@ -47,7 +47,7 @@ type Say = fn(&str);
 
 fn finish(result: Result<u8, Problem>, json: bool) -> ExitCode {
     let exit = result.unwrap_or_else(|problem| {
-        report::note(&report::problem(&problem, json));
+        report::note(&p2p_api::text::problem(&problem, json));
         problem.code.exit()
     });
     ExitCode::from(exit)

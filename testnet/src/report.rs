@@ -1,11 +1,10 @@
 //! What the commands print: the documents, and the same for people. Decides nothing.
 
-use std::borrow::Cow;
 use std::fmt::Write as _;
 use std::io::{self, Write as _};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use p2p_api::types::ErrorDocument;
+use p2p_api::text::shell_word;
 use p2p_api::{Code, Problem};
 use serde::Serialize;
 
@@ -67,10 +66,10 @@ impl Network {
     pub fn things_to_try(&self) -> String {
         let binary = |name: &str| launch::find_binary(name).unwrap_or_else(|_| name.into());
         let (cli, testnet) = (binary("p2p-cli"), binary("p2p-testnet"));
-        let (cli, testnet, dir) = (quoted(&cli), quoted(&testnet), quoted(&self.dir));
+        let (cli, testnet, dir) = (shell_word(&cli), shell_word(&testnet), shell_word(&self.dir));
         let mut text = "Try:\n".to_owned();
         if let (Some(first), Some(other)) = (self.nodes.first(), self.nodes.get(3).or(self.nodes.last())) {
-            let (first, other) = (quoted(&first.home), quoted(&other.home));
+            let (first, other) = (shell_word(&first.home), shell_word(&other.home));
             // A file that is surely there, and large enough to have several blocks.
             let _ = writeln!(text, "  ADDRESS=$({cli} --home {first} put {testnet})");
             let _ = writeln!(text, "  {cli} --home {other} get \"$ADDRESS\" | cmp - {testnet} && echo same");
@@ -127,23 +126,6 @@ pub fn json(document: &impl Serialize) -> Result<String> {
         .map_err(|error| Problem::new(Code::Other, format!("the result is no JSON: {error}")))
 }
 
-/// A problem as it goes to standard error: a document, or what failed, its kind, and what to try.
-pub fn problem(problem: &Problem, as_json: bool) -> String {
-    if as_json && let Ok(line) = json(&ErrorDocument::from(problem)) {
-        return line.trim_end().to_owned();
-    }
-    let hint = problem.hint.as_deref().unwrap_or("p2p-testnet --help");
-    let (message, code) = (&problem.message, problem.code);
-    format!("error: {message}\nexit:  {} ({})\nhint:  {hint}", code.exit(), code.word())
-}
-
-/// A path as a shell takes it.
-pub(crate) fn quoted(path: &Path) -> Cow<'_, str> {
-    let text = path.to_string_lossy();
-    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+=:,@%".contains(c);
-    if text.chars().all(plain) { text } else { format!("'{}'", text.replace('\'', r"'\''")).into() }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -162,21 +144,5 @@ mod tests {
         );
         let exited = json(&network(Condition::Exited, None)).expect("plain data");
         assert!(!exited.contains("pid") && exited.contains(r#""state":"exited""#), "{exited}");
-    }
-
-    #[test]
-    fn a_path_survives_the_shell() {
-        assert_eq!(quoted(Path::new("/srv/p2p-cli")), "/srv/p2p-cli");
-        assert_eq!(quoted(Path::new("/my files/it's")), r"'/my files/it'\''s'");
-    }
-
-    #[test]
-    fn a_problem_is_three_lines_or_one_document() {
-        let sample = Problem::new(Code::Exists, "it is there").hint("another one");
-        assert_eq!(problem(&sample, false), "error: it is there\nexit:  4 (exists)\nhint:  another one");
-        assert_eq!(
-            problem(&sample, true),
-            r#"{"error":{"code":"exists","message":"it is there","hint":"another one","exit":4}}"#
-        );
     }
 }

@@ -16,7 +16,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::Result;
 use crate::process::{Condition, ProcessId};
-use crate::report::quoted;
+use p2p_api::text::shell_word;
 
 /// The version of the state file that is written, and the highest that is read.
 const VERSION: u32 = 1;
@@ -131,7 +131,7 @@ impl Dir {
 
     /// A command about this network, to paste.
     pub(crate) fn hint(&self, command: &str) -> String {
-        format!("p2p-testnet --dir {} {command}", quoted(&self.0))
+        format!("p2p-testnet --dir {} {command}", shell_word(&self.0))
     }
 
     /// The state as it was last written.

@@ -9,10 +9,11 @@ use bytes::Bytes;
 use futures::Stream;
 use indicatif::ProgressBar;
 use p2p_api::client::PutOptions;
+use p2p_api::text::shell_word;
 use p2p_api::{Code, Problem};
 use tokio::sync::mpsc;
 
-use super::{Context, shell_word};
+use super::Context;
 use crate::args;
 
 /// Bytes per read.

@@ -181,7 +181,18 @@ pub struct JoinResult {
     pub cluster: String,
 }
 
-/// What `--ready-file` holds once the node serves, and what `p2p-node init` prints with `--json`.
+/// What `p2p-node init --json` prints.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Prepared {
+    /// Peer id.
+    pub peer: String,
+    /// The home folder.
+    pub home: PathBuf,
+    /// A ticket of its cluster: a secret.
+    pub ticket: String,
+}
+
+/// What `--ready-file` holds once the node serves.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Ready {
     /// Process id.

@@ -13,7 +13,6 @@ use p2p_dht::store::{
 use p2p_dht::tree::{Id, ObjectRef, RootId};
 use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, Params, params};
 
-use super::threads::ReadJob;
 use super::{DISK_FREE_MIN, Skipped};
 
 /// Version of the schema that this program writes.
@@ -71,7 +70,8 @@ impl Writer {
         }
         prepare(&mut db, version).map_err(sqlite)?;
         let state = State::load(&db).map_err(sqlite)?;
-        let tx = Tx { db, state, bytes_max, path: path.to_owned(), opened: Instant::now(), skipped };
+        let writing = Writing { state, bytes_max, path: path.to_owned(), opened: Instant::now(), skipped };
+        let tx = Tx { db, writing };
         Ok(Self { tx })
     }
 
@@ -95,7 +95,7 @@ impl Writer {
         // SQLite may have done so itself, and then this is an error without meaning.
         let _ = self.tx.db.execute_batch("ROLLBACK");
         if let Ok(state) = State::load(&self.tx.db) {
-            self.tx.state = state;
+            self.tx.writing.state = state;
         }
     }
 
@@ -155,9 +155,12 @@ fn prepare(db: &mut Connection, version: i64) -> rusqlite::Result<()> {
     Ok(())
 }
 
+/// A query that waits for a reader.
+pub(super) type ReadJob = Box<dyn FnOnce(StoreResult<&mut dyn ObjectView>) + Send>;
+
 /// A connection that reads.
 pub(super) struct Reader {
-    view: View,
+    view: View<()>,
 }
 
 impl Reader {
@@ -168,7 +171,7 @@ impl Reader {
         db.pragma_update(None, "mmap_size", 0).map_err(sqlite)?;
         db.pragma_update(None, "cache_size", -2 * 1024).map_err(sqlite)?;
         db.set_prepared_statement_cache_capacity(32);
-        Ok(Self { view: View { db } })
+        Ok(Self { view: View { db, writing: () } })
     }
 
     /// How much there is.
@@ -211,13 +214,39 @@ impl State {
     }
 }
 
-struct Tx {
+/// A connection to look through, and what is needed to write by it.
+struct View<W> {
     db: Connection,
+    writing: W,
+}
+
+/// Inside a transaction that writes.
+type Tx = View<Writing>;
+
+struct Writing {
     state: State,
     bytes_max: u64,
     path: PathBuf,
     opened: Instant,
     skipped: Skipped,
+}
+
+/// Where the totals are found.
+trait Counted {
+    fn totals(&self, db: &Connection) -> StoreResult<Totals>;
+}
+
+impl Counted for Writing {
+    /// With what this transaction has done so far.
+    fn totals(&self, _db: &Connection) -> StoreResult<Totals> {
+        Ok(self.state.totals)
+    }
+}
+
+impl Counted for () {
+    fn totals(&self, db: &Connection) -> StoreResult<Totals> {
+        State::load(db).map(|state| state.totals).map_err(|error| store_error(&error))
+    }
 }
 
 impl Tx {
@@ -227,10 +256,10 @@ impl Tx {
 
     /// Adds what has passed since the last time to the clock that outlives the process, and writes the row.
     fn save_state(&mut self) -> StoreResult<()> {
-        self.state.run_time = self.now().0;
-        self.opened = Instant::now();
-        *self.skipped.lock().unwrap_or_else(PoisonError::into_inner) = Duration::ZERO;
-        let State { totals, run_time, age } = self.state;
+        self.writing.state.run_time = self.now().0;
+        self.writing.opened = Instant::now();
+        *self.writing.skipped.lock().unwrap_or_else(PoisonError::into_inner) = Duration::ZERO;
+        let State { totals, run_time, age } = self.writing.state;
         let run_ms = millis(run_time);
         self.run(
             "UPDATE state SET objects = ?1, bytes = ?2, run_ms = ?3, age = ?4",
@@ -240,8 +269,8 @@ impl Tx {
     }
 
     fn next_age(&mut self) -> i64 {
-        self.state.age += 1;
-        self.state.age
+        self.writing.state.age += 1;
+        self.writing.state.age
     }
 
     fn upload_row(&self, id: UploadId) -> StoreResult<Option<i64>> {
@@ -251,19 +280,19 @@ impl Tx {
 
 impl ObjectTx for Tx {
     fn now(&self) -> RunTime {
-        let skipped = *self.skipped.lock().unwrap_or_else(PoisonError::into_inner);
-        RunTime(self.state.run_time + self.opened.elapsed() + skipped)
+        let skipped = *self.writing.skipped.lock().unwrap_or_else(PoisonError::into_inner);
+        RunTime(self.writing.state.run_time + self.writing.opened.elapsed() + skipped)
     }
 
     fn bytes_max(&self) -> u64 {
         // What the file system can still take counts as much as what the owner allows.
-        let dir = self.path.parent().unwrap_or(Path::new("."));
+        let dir = self.writing.path.parent().unwrap_or(Path::new("."));
         let free = rustix::fs::statvfs(dir).map_or(u64::MAX, |fs| fs.f_bavail.saturating_mul(fs.f_frsize));
         let inside: i64 = self.db.pragma_query_value(None, "freelist_count", |row| row.get(0)).unwrap_or(0);
         let free = free.saturating_sub(DISK_FREE_MIN).saturating_add(inside as u64 * u64::from(PAGE_LEN));
-        let by_disk = self.state.totals.bytes.saturating_add(free);
+        let by_disk = self.writing.state.totals.bytes.saturating_add(free);
         // The caller fills only a part of what is configured; what the disk has left can be filled whole.
-        self.bytes_max.min(by_disk.saturating_mul(100) / FILL_PERCENT_MAX)
+        self.writing.bytes_max.min(by_disk.saturating_mul(100) / FILL_PERCENT_MAX)
     }
 
     fn insert(&mut self, object: &Object) -> StoreResult<Row> {
@@ -283,8 +312,8 @@ impl ObjectTx for Tx {
         )?;
         let row = self.db.last_insert_rowid();
         self.run("INSERT INTO payloads (row, bytes) VALUES (?1, ?2)", params![row, &object.payload()[..]])?;
-        self.state.totals.objects += 1;
-        self.state.totals.bytes += size as u64;
+        self.writing.state.totals.objects += 1;
+        self.writing.state.totals.bytes += size as u64;
         Ok(Row(row))
     }
 
@@ -295,8 +324,8 @@ impl ObjectTx for Tx {
             })?;
         let Some(size) = size else { return Ok(0) };
         self.run("DELETE FROM payloads WHERE row = ?1", [row.0])?;
-        self.state.totals.objects -= 1;
-        self.state.totals.bytes -= size as u64;
+        self.writing.state.totals.objects -= 1;
+        self.writing.state.totals.bytes -= size as u64;
         Ok(size as u64)
     }
 
@@ -373,67 +402,58 @@ impl ObjectTx for Tx {
     }
 }
 
-impl ObjectView for Tx {
+impl<W: Counted> ObjectView for View<W> {
     fn object(&mut self, reference: &ObjectRef) -> StoreResult<Option<Object>> {
-        object(&self.db, reference)
+        let sql = "SELECT bytes FROM payloads JOIN objects USING (row)
+                   WHERE id = ?1 AND is_root = ?2 AND offset = ?3 AND len = ?4";
+        let bytes: Option<Vec<u8>> = query_one(&self.db, sql, key(reference), |row| row.get(0))?;
+        let Some(bytes) = bytes else { return Ok(None) };
+        let object = Object::verify(*reference, Bytes::from(bytes));
+        object.map(Some).map_err(|_mismatch| StoreError::Damaged(reference.id))
     }
 
     fn root_len(&mut self, root: &RootId) -> StoreResult<Option<u64>> {
-        root_len(&self.db, root)
+        let sql = "SELECT len FROM objects WHERE id = ?1 AND is_root";
+        query_one(&self.db, sql, [&root.0[..]], |row| row.get::<_, i64>(0).map(|len| len as u64))
     }
 
     fn find(&mut self, reference: &ObjectRef) -> StoreResult<Option<Found>> {
-        find(&self.db, reference)
+        let sql = "SELECT row, holds FROM objects WHERE id = ?1 AND is_root = ?2 AND offset = ?3 AND len = ?4";
+        query_one(&self.db, sql, key(reference), |row| Ok(Found { row: Row(row.get(0)?), holds: row.get(1)? }))
     }
 
     fn is_bound(&mut self, row: Row, root: &RootId) -> StoreResult<bool> {
-        is_bound(&self.db, row, root)
+        let sql = "SELECT 1 FROM holds JOIN uploads ON uploads.row = holds.upload
+                   WHERE holds.object = ?1 AND uploads.root = ?2 LIMIT 1";
+        Ok(query_one(&self.db, sql, params![row.0, &root.0[..]], |_| Ok(()))?.is_some())
     }
 
     fn upload(&mut self, id: UploadId) -> StoreResult<Option<Upload>> {
-        upload(&self.db, id)
+        let sql = "SELECT root, last_sign, objects FROM uploads WHERE id = ?1";
+        query_one(&self.db, sql, [&id.0[..]], |row| {
+            Ok(Upload {
+                root: row.get::<_, Option<[u8; 32]>>(0)?.map(RootId),
+                last_sign: RunTime(Duration::from_millis(row.get(1)?)),
+                objects: row.get(2)?,
+            })
+        })
     }
 
     fn pending(&mut self) -> StoreResult<Vec<Pending>> {
-        pending(&self.db)
+        let sql = "SELECT staging, copies, root, len, replicas FROM pending ORDER BY staging";
+        query_all(&self.db, sql, [], |row| {
+            Ok(Pending {
+                staging: UploadId(row.get(0)?),
+                copies: UploadId(row.get(1)?),
+                root: RootId(row.get(2)?),
+                len: row.get::<_, i64>(3)? as u64,
+                replicas: row.get(4)?,
+            })
+        })
     }
 
     fn totals(&mut self) -> StoreResult<Totals> {
-        Ok(self.state.totals)
-    }
-}
-
-struct View {
-    db: Connection,
-}
-
-impl ObjectView for View {
-    fn object(&mut self, reference: &ObjectRef) -> StoreResult<Option<Object>> {
-        object(&self.db, reference)
-    }
-
-    fn root_len(&mut self, root: &RootId) -> StoreResult<Option<u64>> {
-        root_len(&self.db, root)
-    }
-
-    fn find(&mut self, reference: &ObjectRef) -> StoreResult<Option<Found>> {
-        find(&self.db, reference)
-    }
-
-    fn is_bound(&mut self, row: Row, root: &RootId) -> StoreResult<bool> {
-        is_bound(&self.db, row, root)
-    }
-
-    fn upload(&mut self, id: UploadId) -> StoreResult<Option<Upload>> {
-        upload(&self.db, id)
-    }
-
-    fn pending(&mut self) -> StoreResult<Vec<Pending>> {
-        pending(&self.db)
-    }
-
-    fn totals(&mut self) -> StoreResult<Totals> {
-        State::load(&self.db).map(|state| state.totals).map_err(|error| store_error(&error))
+        self.writing.totals(&self.db)
     }
 }
 
@@ -441,55 +461,6 @@ impl ObjectView for View {
 fn key(reference: &ObjectRef) -> (&[u8], bool, i64, i64) {
     let is_root = matches!(reference.id, Id::Root(_));
     (&reference.id.bytes()[..], is_root, reference.offset as i64, reference.len as i64)
-}
-
-fn object(db: &Connection, reference: &ObjectRef) -> StoreResult<Option<Object>> {
-    let sql = "SELECT bytes FROM payloads JOIN objects USING (row)
-               WHERE id = ?1 AND is_root = ?2 AND offset = ?3 AND len = ?4";
-    let bytes: Option<Vec<u8>> = query_one(db, sql, key(reference), |row| row.get(0))?;
-    let Some(bytes) = bytes else { return Ok(None) };
-    let object = Object::verify(*reference, Bytes::from(bytes));
-    object.map(Some).map_err(|_mismatch| StoreError::Damaged(reference.id))
-}
-
-fn root_len(db: &Connection, root: &RootId) -> StoreResult<Option<u64>> {
-    let sql = "SELECT len FROM objects WHERE id = ?1 AND is_root";
-    query_one(db, sql, [&root.0[..]], |row| row.get::<_, i64>(0).map(|len| len as u64))
-}
-
-fn find(db: &Connection, reference: &ObjectRef) -> StoreResult<Option<Found>> {
-    let sql = "SELECT row, holds FROM objects WHERE id = ?1 AND is_root = ?2 AND offset = ?3 AND len = ?4";
-    query_one(db, sql, key(reference), |row| Ok(Found { row: Row(row.get(0)?), holds: row.get(1)? }))
-}
-
-fn is_bound(db: &Connection, row: Row, root: &RootId) -> StoreResult<bool> {
-    let sql = "SELECT 1 FROM holds JOIN uploads ON uploads.row = holds.upload
-               WHERE holds.object = ?1 AND uploads.root = ?2 LIMIT 1";
-    Ok(query_one(db, sql, params![row.0, &root.0[..]], |_| Ok(()))?.is_some())
-}
-
-fn upload(db: &Connection, id: UploadId) -> StoreResult<Option<Upload>> {
-    let sql = "SELECT root, last_sign, objects FROM uploads WHERE id = ?1";
-    query_one(db, sql, [&id.0[..]], |row| {
-        Ok(Upload {
-            root: row.get::<_, Option<[u8; 32]>>(0)?.map(RootId),
-            last_sign: RunTime(Duration::from_millis(row.get(1)?)),
-            objects: row.get(2)?,
-        })
-    })
-}
-
-fn pending(db: &Connection) -> StoreResult<Vec<Pending>> {
-    let sql = "SELECT staging, copies, root, len, replicas FROM pending ORDER BY staging";
-    query_all(db, sql, [], |row| {
-        Ok(Pending {
-            staging: UploadId(row.get(0)?),
-            copies: UploadId(row.get(1)?),
-            root: RootId(row.get(2)?),
-            len: row.get::<_, i64>(3)? as u64,
-            replicas: row.get(4)?,
-        })
-    })
 }
 
 fn query_one<T>(

@@ -4,10 +4,10 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
-use p2p_dht::store::{ObjectTx, ObjectView, StoreError, StoreResult};
+use p2p_dht::store::{ObjectTx, StoreError, StoreResult};
 use tokio::sync::{mpsc, oneshot, watch};
 
-use super::objects::{OpenError, Reader, Writer};
+use super::objects::{OpenError, ReadJob, Reader, Writer};
 use super::{COMMIT_LEN_MAX, COMMIT_RULES_MAX, FILE_NAME, READERS, Skipped, WRITE_QUEUE_LEN};
 
 /// Tells a caller what became of its rule, once that is certain.
@@ -23,9 +23,6 @@ pub(super) struct WriteJob {
     /// Runs it.
     pub(super) run: Rule,
 }
-
-/// A query that waits for a reader.
-pub(super) type ReadJob = Box<dyn FnOnce(StoreResult<&mut dyn ObjectView>) + Send>;
 
 enum Command {
     Write(WriteJob),

@@ -11,9 +11,9 @@ use tokio::time::{Instant, sleep, timeout};
 use super::{Cluster, END_LIMIT, Mode, NODES_DEFAULT, NODES_MAX, Raised};
 use crate::launch::{NotReady, write_config};
 use crate::process::{Condition, End};
-use crate::report::quoted;
 use crate::state::{Locked, NodeState, State, TicketFile};
 use crate::{Result, ports};
+use p2p_api::text::shell_word;
 
 /// How long one node may take to be ready, or to meet the others.
 const START_LIMIT: Duration = Duration::from_secs(60);
@@ -215,7 +215,7 @@ impl Cluster {
         loop {
             if let Some(index) = started.iter().find(|index| is_gone(&state, **index)) {
                 return Err(at_node(*index, Problem::new(Code::Other, "it ended before it had met the others"))
-                    .hint(format!("less {}", quoted(&self.dir.home(*index).join("log")))));
+                    .hint(format!("less {}", shell_word(&self.dir.home(*index).join("log")))));
             }
             match self.meet_once(&state).await {
                 Err(problem) if Instant::now() < deadline && is_passing(problem.code) => {

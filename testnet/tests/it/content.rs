@@ -64,6 +64,15 @@ fn check(found: &Result<Vec<u8>, Problem>, expected: &Bytes, what: &str) {
     }
 }
 
+/// A put whose bytes the test sends when it likes.
+fn begin_put(client: Client, len: Option<u64>) -> (mpsc::Sender<io::Result<Bytes>>, Upload) {
+    let (parts, queue) = mpsc::channel(1);
+    let stream = futures::stream::unfold(queue, |mut queue| async { Some((queue.recv().await?, queue)) });
+    (parts, tokio::spawn(async move { client.put(stream, len, PutOptions::default()).await }))
+}
+
+type Upload = tokio::task::JoinHandle<Result<PutResult, Problem>>;
+
 const FRESH: GetOptions = GetOptions { offset: 0, no_cache: true, timeout: None };
 
 #[tokio::test]
@@ -120,13 +129,7 @@ async fn a_node_killed_in_mid_put_opens_clean_and_has_all_it_acknowledged() {
     let kept = content(1, 5 * MIB);
     put(&net.cluster.client(0), &kept).await;
     let cut = content(2, 60 * MIB);
-    let (parts, stream) = mpsc::channel::<io::Result<Bytes>>(1);
-    let client = net.cluster.client(0);
-    let len = cut.len() as u64;
-    let upload = tokio::spawn(async move {
-        let stream = futures::stream::unfold(stream, |mut parts| async { Some((parts.recv().await?, parts)) });
-        client.put(stream, Some(len), PutOptions::default()).await
-    });
+    let (parts, upload) = begin_put(net.cluster.client(0), Some(cut.len() as u64));
     // The node takes most of it, and then there is no more node.
     for part in cut.slice(..50 * MIB).chunks(MIB) {
         parts.send(Ok(cut.slice_ref(part))).await.expect("the upload goes on");
@@ -149,13 +152,7 @@ async fn a_node_killed_in_mid_put_opens_clean_and_has_all_it_acknowledged() {
 async fn a_client_that_goes_in_mid_put_leaves_nothing_visible() {
     let net = net(3).await;
     let cut = content(2, 20 * MIB);
-    let (parts, stream) = mpsc::channel::<io::Result<Bytes>>(1);
-    let client = net.cluster.client(0);
-    let len = cut.len() as u64;
-    let upload = tokio::spawn(async move {
-        let stream = futures::stream::unfold(stream, |mut parts| async { Some((parts.recv().await?, parts)) });
-        client.put(stream, Some(len), PutOptions::default()).await
-    });
+    let (parts, upload) = begin_put(net.cluster.client(0), Some(cut.len() as u64));
     for part in cut.slice(..19 * MIB).chunks(MIB) {
         parts.send(Ok(cut.slice_ref(part))).await.expect("the upload goes on");
     }
@@ -171,12 +168,7 @@ async fn a_client_that_goes_in_mid_put_leaves_nothing_visible() {
 async fn a_holder_killed_in_mid_put_costs_nothing() {
     let mut net = net(5).await;
     let file = content(3, 80 * MIB);
-    let (parts, stream) = mpsc::channel::<io::Result<Bytes>>(1);
-    let client = net.cluster.client(0);
-    let upload = tokio::spawn(async move {
-        let stream = futures::stream::unfold(stream, |mut parts| async { Some((parts.recv().await?, parts)) });
-        client.put(stream, None, PutOptions::default()).await
-    });
+    let (parts, upload) = begin_put(net.cluster.client(0), None);
     for (n, part) in file.chunks(MIB).enumerate() {
         if n == 40 {
             net.cluster.kill(4).await.expect("it runs");

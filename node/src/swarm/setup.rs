@@ -1,0 +1,125 @@
+//! What a swarm is made of: transport, behaviours, limits, listeners.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use futures::StreamExt;
+use libp2p::core::upgrade::Version;
+use libp2p::identity::Keypair;
+use libp2p::multiaddr::Protocol;
+use libp2p::swarm::{NetworkBehaviour, SwarmEvent};
+use libp2p::{Multiaddr, Swarm, Transport, connection_limits, identify, ping, tcp, yamux};
+use p2p_dht::kademlia::{self, Kademlia};
+use p2p_gossip::wire::Streams;
+
+use crate::admission::Admission;
+use crate::error::StartError;
+
+/// Connections, over all peers.
+pub(crate) const CONNECTIONS_MAX: u32 = 1024;
+
+/// Connections of one peer: both sides may dial at once.
+pub(crate) const CONNECTIONS_PER_PEER_MAX: u32 = 4;
+
+/// Connections whose handshake is under way.
+pub(crate) const HANDSHAKES_MAX: u32 = 128;
+
+/// Longest handshake.
+const HANDSHAKE_TIME_MAX: Duration = Duration::from_secs(10);
+
+/// Substreams of one connection.
+const STREAMS_PER_CONNECTION_MAX: usize = 64;
+
+/// Connections to members stay; this only ends those that nobody wants any more.
+const IDLE_TIME_MAX: Duration = Duration::from_secs(24 * 3600);
+
+/// How often a connection is probed, and how long an answer may take.
+const PING_PERIOD: Duration = Duration::from_secs(10);
+
+#[derive(NetworkBehaviour)]
+pub(super) struct Behaviour {
+    pub(super) limits: connection_limits::Behaviour,
+    pub(super) identify: identify::Behaviour,
+    pub(super) ping: ping::Behaviour,
+    pub(super) kademlia: Kademlia,
+    pub(super) objects: Streams,
+}
+
+/// Puts the parts together.
+pub(super) fn build(keypair: Keypair, admission: Admission, objects: Streams) -> Swarm<Behaviour> {
+    let me = keypair.public().to_peer_id();
+    let mut muxer = yamux::Config::default();
+    muxer.set_max_num_streams(STREAMS_PER_CONNECTION_MAX);
+    let transport = tcp::tokio::Transport::new(tcp::Config::default())
+        .upgrade(Version::V1)
+        .authenticate(admission)
+        .multiplex(muxer)
+        .timeout(HANDSHAKE_TIME_MAX)
+        .boxed();
+    let limits = connection_limits::ConnectionLimits::default()
+        .with_max_established(Some(CONNECTIONS_MAX))
+        .with_max_established_per_peer(Some(CONNECTIONS_PER_PEER_MAX))
+        .with_max_pending_incoming(Some(HANDSHAKES_MAX))
+        .with_max_pending_outgoing(Some(HANDSHAKES_MAX));
+    let identify = identify::Config::new("/p2p-node/1".into(), keypair.public())
+        .with_agent_version(format!("p2p-node/{}", env!("CARGO_PKG_VERSION")))
+        .with_interval(Duration::from_secs(3600))
+        .with_push_listen_addr_updates(true);
+    let behaviour = Behaviour {
+        limits: connection_limits::Behaviour::new(limits),
+        identify: identify::Behaviour::new(identify),
+        ping: ping::Behaviour::new(ping::Config::new().with_interval(PING_PERIOD).with_timeout(PING_PERIOD)),
+        kademlia: kademlia::new(me),
+        objects,
+    };
+    let config = libp2p::swarm::Config::with_tokio_executor()
+        .with_idle_connection_timeout(IDLE_TIME_MAX)
+        .with_substream_upgrade_protocol_override(Version::V1Lazy);
+    Swarm::new(transport, behaviour, me, config)
+}
+
+/// Listens on every address, and waits until each has at least one that others can dial.
+pub(super) async fn listen_on_all(swarm: &mut Swarm<Behaviour>, listen: &[Multiaddr]) -> Result<(), StartError> {
+    let mut waiting = HashMap::new();
+    for address in listen {
+        let failed = |reason: String| StartError::Listen { address: address.to_string(), reason };
+        is_free(address).map_err(|error| failed(error.to_string()))?;
+        let id = swarm.listen_on(address.clone()).map_err(|error| failed(error.to_string()))?;
+        waiting.insert(id, address.to_string());
+    }
+    let wait = async {
+        while !waiting.is_empty() {
+            match swarm.select_next_some().await {
+                SwarmEvent::NewListenAddr { listener_id, .. } => drop(waiting.remove(&listener_id)),
+                SwarmEvent::ListenerClosed { listener_id, reason: Err(error), .. } => {
+                    let address = waiting.remove(&listener_id).unwrap_or_default();
+                    return Err(StartError::Listen { address, reason: error.to_string() });
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    };
+    match tokio::time::timeout(HANDSHAKE_TIME_MAX, wait).await {
+        Ok(done) => done,
+        Err(_elapsed) => {
+            let address = waiting.into_values().next().unwrap_or_default();
+            Err(StartError::Listen { address, reason: "no network interface has it".into() })
+        }
+    }
+}
+
+/// Whether nobody listens there yet. libp2p listens with `SO_REUSEPORT`, so that a second node on the same port would
+/// start without a word and take half of the other's connections.
+fn is_free(address: &Multiaddr) -> std::io::Result<()> {
+    let mut parts = address.iter();
+    let ip: std::net::IpAddr = match parts.next() {
+        Some(Protocol::Ip4(ip)) => ip.into(),
+        Some(Protocol::Ip6(ip)) => ip.into(),
+        _ => return Ok(()),
+    };
+    match parts.next() {
+        Some(Protocol::Tcp(port)) if port != 0 => std::net::TcpListener::bind((ip, port)).map(drop),
+        _ => Ok(()),
+    }
+}
