@@ -88,7 +88,7 @@ impl<S: ObjectStore, L: Locator> Content<S, L> {
             let now = Instant::now();
             if now >= keep_at {
                 keep_at = now + KEEP_PERIOD;
-                self.keep(names.copies, &holders).await;
+                tokio::spawn(self.clone().keep(names.copies, holders.clone()));
             }
             for effect in put.handle(input, now) {
                 match effect {
@@ -225,7 +225,7 @@ impl<S: ObjectStore, L: Locator> Content<S, L> {
         }
     }
 
-    async fn keep(&self, upload: UploadId, holders: &BTreeSet<PeerId>) {
+    async fn keep(self, upload: UploadId, holders: BTreeSet<PeerId>) {
         for peer in holders.iter().filter(|peer| **peer != self.locator.me()) {
             if let Err(error) = self.client.ask(*peer, Lane::Push, Request::Keep(upload)).await {
                 tracing::debug!(%peer, %error, "cannot say that an upload goes on");

@@ -69,10 +69,11 @@ impl<S: ObjectStore, L: Locator> Content<S, L> {
         let mut unfinished = Unfinished { content: self, staging: Some(names.staging), spread: spread.abort_handle() };
         let (root, len) = self.read_in(bytes, names.staging, &events).await?;
         let pending = Pending { staging: names.staging, copies: names.copies, root, len, replicas: options.replicas };
+        let place = events.reserve().await.map_err(|_gone| ContentError::Stopping)?;
         self.store.write(0, move |tx| tx.add_pending(&pending)).await?;
-        // From here on it goes on by itself, whoever waits for it.
+        // From here on it goes on by itself, whoever waits for it: these two are one step.
         unfinished.staging = None;
-        events.send(Event::Complete(root)).await.map_err(|_gone| ContentError::Stopping)?;
+        place.send(Event::Complete(root));
         let report = reported.await.map_err(|_gone| ContentError::Stopping)?;
         Ok(Uploaded { root, len, report })
     }

@@ -4,6 +4,12 @@ use libp2p::swarm::DialError;
 
 use crate::peers::DialOutcome;
 
+/// No connection came about. Of its own type because the transports around it hide a plain system error from whoever asks
+/// for the cause.
+#[derive(Debug, thiserror::Error)]
+#[error("no connection")]
+pub(super) struct Unreachable(#[source] pub(super) std::io::Error);
+
 /// Whether somebody was there.
 pub(super) fn dial_outcome(error: &DialError) -> DialOutcome {
     match error {

@@ -14,6 +14,7 @@ use p2p_gossip::wire::Streams;
 
 use crate::admission::Admission;
 use crate::error::StartError;
+use crate::swarm::outcome::Unreachable;
 
 /// Connections, over all peers.
 pub(crate) const CONNECTIONS_MAX: u32 = 1024;
@@ -51,6 +52,7 @@ pub(super) fn build(keypair: Keypair, admission: Admission, objects: Streams) ->
     let mut muxer = yamux::Config::default();
     muxer.set_max_num_streams(STREAMS_PER_CONNECTION_MAX);
     let transport = tcp::tokio::Transport::new(tcp::Config::default())
+        .map_err(Unreachable)
         .upgrade(Version::V1)
         .authenticate(admission)
         .multiplex(muxer)

@@ -203,6 +203,29 @@ async fn a_source_killed_in_mid_get_is_replaced_by_another() {
 }
 
 #[tokio::test]
+async fn a_node_killed_in_mid_get_opens_clean_and_gets_it_the_next_time() {
+    let mut net = net(5).await;
+    let file = content(8, 100 * MIB);
+    put(&net.cluster.client(0), &file).await;
+    let cached = GetOptions::default();
+    let mut found = net.cluster.client(4).get(&address(&file), cached).await.expect("found");
+    let mut bytes = 0;
+    let broken = loop {
+        match found.next().await {
+            Some(Ok(part)) => bytes += part.len(),
+            Some(Err(_)) => break true,
+            None => break bytes < file.len(),
+        }
+        if bytes > 30 * MIB && net.cluster.client(4).status().await.is_ok() {
+            net.cluster.kill(4).await.expect("it runs");
+        }
+    };
+    assert!(broken, "the node was killed before the end");
+    net.cluster.restart(4).await.expect("it opens");
+    check(&get(&net.cluster.client(4), &address(&file), cached).await, &file, "after the restart");
+}
+
+#[tokio::test]
 async fn a_network_that_was_killed_whole_comes_back_with_everything() {
     let mut net = net(3).await;
     let files: Vec<Bytes> = (0..10).map(|n| content(n, 300_000 * n as usize)).collect();

@@ -2,6 +2,7 @@
 //!
 //! The node is taken from `P2P_NODE_BIN`, else built once: cargo builds only the binaries of the package under test.
 
+mod cli;
 mod content;
 mod library;
 
@@ -22,24 +23,32 @@ const END_LIMIT: Duration = Duration::from_secs(30);
 
 fn node_bin() -> &'static Path {
     static BUILT: OnceLock<PathBuf> = OnceLock::new();
-    BUILT.get_or_init(|| {
-        if let Some(path) = std::env::var_os("P2P_NODE_BIN").filter(|value| !value.is_empty()) {
-            return path.into();
-        }
-        let path = Path::new(env!("CARGO_BIN_EXE_p2p-testnet")).with_file_name("p2p-node");
-        // Into the folder and profile of the binary under test, whatever the environment says about them.
-        let profile = path.parent().expect("a folder");
-        let target = profile.parent().expect("a folder");
-        let mut build = Command::new(env!("CARGO"));
-        build.args(["build", "--quiet", "--locked", "--package", "p2p-node", "--bin", "p2p-node"]);
-        build.arg("--target-dir").arg(target).current_dir(env!("CARGO_MANIFEST_DIR"));
-        if profile.ends_with("release") {
-            build.arg("--release");
-        }
-        let built = build.status().is_ok_and(|status| status.success());
-        assert!(built && path.is_file(), "no p2p-node at {}: cargo build -p p2p-node", path.display());
-        path
+    BUILT.get_or_init(|| match std::env::var_os("P2P_NODE_BIN").filter(|value| !value.is_empty()) {
+        Some(path) => path.into(),
+        None => build("p2p-node"),
     })
+}
+
+fn cli_bin() -> &'static Path {
+    static BUILT: OnceLock<PathBuf> = OnceLock::new();
+    BUILT.get_or_init(|| build("p2p-cli"))
+}
+
+/// Builds a binary of another package, into the folder and profile of the one under test, whatever the environment says
+/// about them.
+fn build(name: &str) -> PathBuf {
+    let path = Path::new(env!("CARGO_BIN_EXE_p2p-testnet")).with_file_name(name);
+    let profile = path.parent().expect("a folder");
+    let target = profile.parent().expect("a folder");
+    let mut build = Command::new(env!("CARGO"));
+    build.args(["build", "--quiet", "--locked", "--package", name, "--bin", name]);
+    build.arg("--target-dir").arg(target).current_dir(env!("CARGO_MANIFEST_DIR"));
+    if profile.ends_with("release") {
+        build.arg("--release");
+    }
+    let built = build.status().is_ok_and(|status| status.success());
+    assert!(built && path.is_file(), "no {name} at {}: cargo build -p {name}", path.display());
+    path
 }
 
 /// A network's folder, ended and deleted with the test.

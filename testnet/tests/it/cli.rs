@@ -1,0 +1,179 @@
+//! The command line by its real binary, against real nodes: every command with `--json`, and every exit code that a
+//! running cluster can give.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+use p2p_testnet::{Cluster, ClusterConfig};
+use serde_json::Value;
+use tempfile::TempDir;
+
+use super::{cli_bin, node_bin};
+
+struct World {
+    cluster: Cluster,
+    temp: TempDir,
+}
+
+async fn world(nodes: u32) -> World {
+    let temp = TempDir::new().expect("a temporary folder");
+    let node_bin = Some(node_bin().to_owned());
+    let config = ClusterConfig { dir: temp.path().join("net"), nodes, node_bin, ..ClusterConfig::default() };
+    World { cluster: Cluster::up(config).await.expect("a network"), temp }
+}
+
+impl World {
+    fn home(&self, node: u32) -> PathBuf {
+        self.cluster.dir().home(node)
+    }
+
+    fn file(&self, name: &str, content: &[u8]) -> PathBuf {
+        let path = self.temp.path().join(name);
+        std::fs::write(&path, content).expect("written");
+        path
+    }
+
+    /// Runs `p2p-cli --json` on a node, in the world's folder.
+    fn cli(&self, node: u32, args: &[&str]) -> Output {
+        self.cli_at(&self.home(node), args)
+    }
+
+    fn cli_at(&self, home: &Path, args: &[&str]) -> Output {
+        let mut command = Command::new(cli_bin());
+        command.current_dir(self.temp.path()).env_remove("P2P_SOCKET").env_remove("P2P_HOME").stdin(Stdio::null());
+        command.arg("--json").arg("--home").arg(home).args(args).output().expect("p2p-cli runs")
+    }
+
+    fn done(&self, node: u32, args: &[&str]) -> Value {
+        let output = self.cli(node, args);
+        assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
+        serde_json::from_slice(&output.stdout).expect("one document")
+    }
+
+    fn refused(&self, node: u32, args: &[&str], exit: i32, code: &str) -> Value {
+        check_error(&self.cli(node, args), exit, code)
+    }
+}
+
+fn check_error(output: &Output, exit: i32, code: &str) -> Value {
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(exit), "{said}");
+    let document: Value = serde_json::from_slice(&output.stderr).unwrap_or_else(|_| panic!("no document: {said}"));
+    assert_eq!(
+        (document["error"]["code"].as_str(), document["error"]["exit"].as_i64()),
+        (Some(code), Some(exit.into()))
+    );
+    document["error"].clone()
+}
+
+/// Runs the daemon's binary until it ends.
+fn node(args: &[&str]) -> Output {
+    Command::new(node_bin()).args(args).env_remove("P2P_HOME").stdin(Stdio::null()).output().expect("p2p-node runs")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_command_answers_with_a_document() {
+    let world = world(3).await;
+    for (name, content) in [("--odd name ü.txt", &b"some bytes"[..]), ("empty", b""), ("-", b"minus")] {
+        world.file(name, content);
+        let stored = world.done(0, &["put", "--", &format!("./{name}")]);
+        let address = stored["address"].as_str().expect("text");
+        assert_eq!(address, blake3::hash(content).to_hex().as_str());
+        assert_eq!((&stored["copies"], &stored["size"]), (&3.into(), &content.len().into()));
+        let target = format!("back of {name}");
+        let got = world.done(2, &["get", address, "-o", &target, "--no-cache"]);
+        assert_eq!(got["size"], content.len());
+        assert_eq!(std::fs::read(world.temp.path().join(&target)).expect("written"), content);
+        let stat = world.done(1, &["stat", address]);
+        assert_eq!((&stat["copies_min"], &stat["holders"].as_array().map(Vec::len)), (&3.into(), &Some(3)));
+        assert_eq!(world.cli(1, &["get", address]).stdout, content, "bare bytes without -o");
+    }
+    let status = world.done(0, &["status"]);
+    assert_eq!((&status["health"], &status["members"]["alive"]), (&"ok".into(), &3.into()));
+    for unbuilt in ["kv_keys"] {
+        assert!(status.get(unbuilt).is_none(), "what is not built is absent");
+    }
+    let ticket = world.done(0, &["ticket"])["ticket"].as_str().expect("text").to_owned();
+    assert!(world.done(1, &["join", &ticket])["peer"].is_string(), "joining one's own cluster again does no harm");
+    assert_eq!(world.done(2, &["wait", "--ready", "--members", "3"])["members"]["alive"], 3);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_failure_has_its_exit_code_and_a_next_step() {
+    let mut world = world(2).await;
+    let unknown = "0".repeat(64);
+    world.refused(0, &["get", &unknown], 3, "not_found");
+    world.refused(0, &["stat", &unknown], 3, "not_found");
+    let usage = world.refused(0, &["get", "xyz"], 2, "usage");
+    assert!(usage["message"].as_str().expect("text").contains("64"), "{usage}");
+    world.refused(0, &["paint"], 2, "usage");
+
+    world.file("file", b"content");
+    let address = blake3::hash(b"content").to_hex().to_string();
+    world.done(0, &["put", "file"]);
+    world.file("there", b"precious");
+    world.refused(1, &["get", &address, "-o", "there"], 4, "exists");
+    assert_eq!(std::fs::read(world.temp.path().join("there")).expect("there"), b"precious");
+
+    let nobody = world.temp.path().join("no home");
+    let unreachable = check_error(&world.cli_at(&nobody, &["status"]), 6, "unreachable");
+    assert!(unreachable["hint"].as_str().expect("a hint").contains("p2p-node run --home"), "{unreachable}");
+
+    world.refused(0, &["wait", "--members", "9", "--timeout", "100ms"], 8, "timed_out");
+
+    world.cluster.kill(1).await.expect("it runs");
+    world.file("other", b"other content");
+    let output = world.cli(0, &["put", "other", "--timeout", "1s"]);
+    check_error(&output, 5, "partial");
+    let stored: Value =
+        serde_json::from_slice(&output.stdout).expect("the address stands on standard output all the same");
+    assert_eq!(stored["address"], blake3::hash(b"other content").to_hex().as_str());
+    assert_eq!(world.done(0, &["status"])["health"], "isolated");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn strangers_are_told_why_they_stay_outside() {
+    let (one, other) = (world(2).await, world(1).await);
+    let address = one.done(0, &["status"])["addresses"][0].as_str().expect("text").to_owned();
+    // A fresh home has no key but its own.
+    other.refused(0, &["join", &address], 2, "usage");
+    // One that has met others has, and it is another.
+    let mut other = other;
+    other.cluster.add(1).await.expect("one more");
+    other.refused(0, &["join", &address], 7, "unauthorised");
+    let ticket = one.done(0, &["ticket"])["ticket"].as_str().expect("text").to_owned();
+    other.refused(0, &["join", &ticket], 4, "conflict");
+    let reasons = other.done(0, &["status"])["reasons"].to_string();
+    assert!(reasons.contains("another cluster key"), "{reasons}");
+    assert_eq!(one.done(0, &["status"])["members"]["alive"], 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_daemon_says_why_it_does_not_start() {
+    let world = world(1).await;
+    let home = world.home(0);
+    let held = node(&["run", "--home", home.to_str().expect("text")]);
+    let said = String::from_utf8_lossy(&held.stderr).into_owned();
+    let pid = world.cluster.nodes().expect("a network").nodes[0].pid.expect("it runs").to_string();
+    assert_eq!(held.status.code(), Some(10), "{said}");
+    assert!(said.contains(&pid) && said.contains("hint:"), "the holder is named: {said}");
+
+    let fresh = world.temp.path().join("fresh");
+    let fresh = fresh.to_str().expect("text");
+    std::fs::create_dir(fresh).expect("made");
+    std::fs::write(Path::new(fresh).join("config.toml"), "colour = 7").expect("written");
+    assert_eq!(node(&["run", "--home", fresh]).status.code(), Some(11));
+    std::fs::remove_file(Path::new(fresh).join("config.toml")).expect("removed");
+
+    check_error(&node(&["init", "--json", "--home", fresh, "--join", "p2pdamaged"]), 11, "config");
+    let made = node(&["init", "--json", "--home", fresh]);
+    let made: Value = serde_json::from_slice(&made.stdout).expect("one document");
+    assert!(made["ticket"].as_str().expect("text").starts_with("p2p"));
+    let again = node(&["init", "--json", "--home", fresh]);
+    assert_eq!(serde_json::from_slice::<Value>(&again.stdout).expect("one document"), made, "nothing is made twice");
+
+    let database = Path::new(fresh).join("objects.db");
+    std::fs::write(&database, [7; 4096]).expect("written");
+    assert_eq!(node(&["run", "--home", fresh, "--listen", "/ip4/127.0.0.1/tcp/0"]).status.code(), Some(1));
+    assert_eq!(std::fs::read(&database).expect("there"), [7; 4096], "what cannot be read is left alone");
+}
