@@ -1,7 +1,7 @@
-//! Kademlia, for finding peers: never for data, see the decision record on placement.
+//! Kademlia, for finding peers and never for data: libp2p-kad's store is synchronous inside the swarm's poll, and its
+//! acknowledgements say that something was received, not that it is stored.
 //!
-//! Used as libp2p-kad's maintainers and users advise (design notes in the architecture document): server mode at once,
-//! manual inserts, no records, no periodic jobs.
+//! Used as its users found best: server mode at once, manual inserts, no records, no periodic jobs.
 
 use std::collections::HashMap;
 use std::time::Duration;

@@ -7,12 +7,14 @@
 //! A peer is never trusted: every length is checked against a named cap before anything is allocated for it, a frame that
 //! has begun must end in bounded time, and what a peer may send without being read is bounded by the credit it was given.
 
+pub mod buffer;
 pub mod codec;
 pub mod frame;
 pub mod hello;
 pub mod link;
 pub mod streams;
 
+pub use buffer::Buffer;
 pub use codec::{DecodeError, decode, encode};
 pub use frame::{Cap, Frame, FrameError};
 pub use hello::{ClusterId, Hello, Versions};

@@ -6,11 +6,13 @@
 
 #![expect(clippy::disallowed_methods, reason = "the shell: reads the clock and draws names for the machines")]
 
+use std::collections::VecDeque;
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use futures::stream::FuturesOrdered;
 use futures::{Stream, StreamExt};
+use p2p_gossip::wire::Buffer;
 use rand::Rng;
 use tokio::sync::{mpsc, oneshot};
 
@@ -116,7 +118,7 @@ impl<S: ObjectStore, L: Locator> Content<S, L> {
     where
         B: Stream<Item = std::io::Result<Bytes>> + Send + Unpin,
     {
-        let mut leaves = Leaves { bytes: bytes.fuse(), buffer: BytesMut::new(), offset: 0 };
+        let mut leaves = Leaves::new(bytes);
         let first = leaves.next().await?.unwrap_or_default();
         let Some(second) = leaves.next().await? else {
             return self.store_whole(first, staging, events).await;
@@ -235,29 +237,54 @@ impl<S: ObjectStore, L: Locator> Content<S, L> {
 /// Cuts a stream of bytes of any lengths into leaves.
 struct Leaves<B> {
     bytes: futures::stream::Fuse<B>,
-    buffer: BytesMut,
+    /// What has come of the next leaf, in pieces as they came, and how long they are together.
+    pieces: VecDeque<Bytes>,
+    pieces_len: usize,
+    /// Where the next leaf begins.
     offset: u64,
 }
 
 impl<B: Stream<Item = std::io::Result<Bytes>> + Unpin> Leaves<B> {
+    fn new(bytes: B) -> Self {
+        Self { bytes: bytes.fuse(), pieces: VecDeque::new(), pieces_len: 0, offset: 0 }
+    }
+
     /// The next leaf; None at the end.
     async fn next(&mut self) -> Result<Option<Bytes>, ContentError> {
         let leaf_len = GEOMETRY.leaf_len as usize;
-        while self.buffer.len() < leaf_len {
+        while self.pieces_len < leaf_len {
             match self.bytes.next().await {
-                Some(part) => self.buffer.extend_from_slice(&part.map_err(ContentError::Source)?),
+                Some(piece) => {
+                    let piece = piece.map_err(ContentError::Source)?;
+                    self.pieces_len += piece.len();
+                    self.pieces.push_back(piece);
+                }
                 None => break,
             }
         }
-        if self.buffer.is_empty() {
-            return Ok(None);
-        }
-        let leaf = self.buffer.split_to(self.buffer.len().min(leaf_len)).freeze();
+        let leaf = self.take(self.pieces_len.min(leaf_len));
         self.offset += leaf.len() as u64;
         if self.offset > GEOMETRY.len_max() {
             return Err(ContentError::TooLong);
         }
-        Ok(Some(leaf))
+        Ok(Some(leaf).filter(|leaf| !leaf.is_empty()))
+    }
+
+    /// Joins the first bytes of the pieces.
+    fn take(&mut self, len: usize) -> Bytes {
+        self.pieces_len -= len;
+        let mut leaf = Buffer::zeroed(len);
+        let mut filled = 0;
+        while filled < len {
+            let mut piece = self.pieces.pop_front().expect("the pieces are as long as was counted");
+            let used = piece.split_to(piece.len().min(len - filled));
+            leaf[filled..filled + used.len()].copy_from_slice(&used);
+            filled += used.len();
+            if !piece.is_empty() {
+                self.pieces.push_front(piece);
+            }
+        }
+        leaf.freeze()
     }
 }
 

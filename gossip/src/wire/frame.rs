@@ -12,6 +12,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
+use super::buffer::Buffer;
+
 /// Length of the header in bytes.
 pub const HEADER_LEN: usize = 8;
 
@@ -162,7 +164,7 @@ pub(super) async fn read_body<R: AsyncRead + Unpin>(
     let read = async {
         let mut head = vec![0; header.head_len];
         reader.read_exact(&mut head).await?;
-        let mut payload = vec![0; header.payload_len];
+        let mut payload = Buffer::zeroed(header.payload_len);
         for part in payload.chunks_mut(WRITE_LEN_MAX) {
             reader.read_exact(part).await?;
             moved(part.len());
@@ -172,7 +174,7 @@ pub(super) async fn read_body<R: AsyncRead + Unpin>(
     match tokio::time::timeout(header.time_limit(), read).await {
         Ok(parts) => {
             let (head, payload) = parts?;
-            Ok(Frame { kind: header.kind, flags: header.flags, head: head.into(), payload: payload.into() })
+            Ok(Frame { kind: header.kind, flags: header.flags, head: head.into(), payload: payload.freeze() })
         }
         Err(_elapsed) => Err(FrameError::Slow(header.kind)),
     }

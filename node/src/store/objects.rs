@@ -11,6 +11,7 @@ use p2p_dht::store::{
     Found, ObjectTx, ObjectView, Pending, Row, RunTime, StoreError, StoreResult, Totals, Upload, UploadId,
 };
 use p2p_dht::tree::{Id, ObjectRef, RootId};
+use p2p_gossip::wire::Buffer;
 use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, Params, params};
 
 use super::{DISK_FREE_MIN, Skipped};
@@ -99,7 +100,11 @@ impl Writer {
         }
     }
 
+    /// Gives back memory, and a bounded part of the file's free pages.
     pub(super) fn give_back_space(&mut self) {
+        if let Err(error) = self.tx.db.execute_batch("PRAGMA shrink_memory") {
+            tracing::debug!(%error, "cannot give memory back");
+        }
         // A row for every page: the statement has done its work only when all have been fetched.
         let sql = format!("PRAGMA incremental_vacuum({GIVEN_BACK_PAGES})");
         let freed = self.tx.db.prepare_cached(&sql).and_then(|mut statement| {
@@ -143,7 +148,7 @@ fn prepare(db: &mut Connection, version: i64) -> rusqlite::Result<()> {
     db.pragma_update(None, "journal_mode", "WAL")?;
     db.pragma_update(None, "synchronous", "FULL")?;
     db.pragma_update(None, "mmap_size", 0)?;
-    db.pragma_update(None, "cache_size", -8 * 1024)?;
+    db.pragma_update(None, "cache_size", -4 * 1024)?;
     db.pragma_update(None, "wal_autocheckpoint", CHECKPOINT_PAGES)?;
     db.set_prepared_statement_cache_capacity(64);
     for (step, sql) in SCHEMA_STEPS.iter().enumerate().skip(version as usize) {
@@ -169,7 +174,7 @@ impl Reader {
         let db = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX)
             .map_err(sqlite)?;
         db.pragma_update(None, "mmap_size", 0).map_err(sqlite)?;
-        db.pragma_update(None, "cache_size", -2 * 1024).map_err(sqlite)?;
+        db.pragma_update(None, "cache_size", -1024).map_err(sqlite)?;
         db.set_prepared_statement_cache_capacity(32);
         Ok(Self { view: View { db, writing: () } })
     }
@@ -406,9 +411,10 @@ impl<W: Counted> ObjectView for View<W> {
     fn object(&mut self, reference: &ObjectRef) -> StoreResult<Option<Object>> {
         let sql = "SELECT bytes FROM payloads JOIN objects USING (row)
                    WHERE id = ?1 AND is_root = ?2 AND offset = ?3 AND len = ?4";
-        let bytes: Option<Vec<u8>> = query_one(&self.db, sql, key(reference), |row| row.get(0))?;
+        let bytes: Option<Bytes> =
+            query_one(&self.db, sql, key(reference), |row| Ok(Buffer::copy_of(row.get_ref(0)?.as_blob()?).freeze()))?;
         let Some(bytes) = bytes else { return Ok(None) };
-        let object = Object::verify(*reference, Bytes::from(bytes));
+        let object = Object::verify(*reference, bytes);
         object.map(Some).map_err(|_mismatch| StoreError::Damaged(reference.id))
     }
 
