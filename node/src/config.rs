@@ -22,6 +22,12 @@ pub const STORAGE_MAX_DEFAULT: u64 = 10 << 30;
 /// Least bytes that the store may be given: less could not hold a single upload on its way.
 pub const STORAGE_MAX_MIN: u64 = 64 << 20;
 
+/// Longest name in characters.
+pub const NAME_LEN_MAX: usize = 64;
+
+/// What is logged unless told otherwise: libp2p-kad warns of what is no trouble for a node that is alone.
+const LOG_DEFAULT: &str = "info,libp2p_kad=error";
+
 /// A node's configuration, complete and checked.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -146,7 +152,7 @@ impl Settings {
         };
         config.check()?;
         let process = Process {
-            log: self.log.or(file.log).unwrap_or_else(|| "info".into()),
+            log: self.log.or(file.log).unwrap_or_else(|| LOG_DEFAULT.into()),
             log_format: self.log_format.or(file.log_format).unwrap_or_default(),
             ready_file: self.ready_file.or(file.ready_file),
         };
@@ -158,6 +164,10 @@ impl Config {
     fn check(&self) -> Result<(), StartError> {
         if !(1..=REPLICAS_MAX).contains(&self.replicas) {
             return Err(StartError::Config(format!("replicas must be 1 to {REPLICAS_MAX}, not {}", self.replicas)));
+        }
+        let name_fits = (1..=NAME_LEN_MAX).contains(&self.name.chars().count());
+        if !name_fits || self.name.chars().any(char::is_control) {
+            return Err(StartError::Config(format!("name must be 1 to {NAME_LEN_MAX} plain characters")));
         }
         if self.storage_max < STORAGE_MAX_MIN {
             let least = ByteSize(STORAGE_MAX_MIN);
@@ -211,9 +221,13 @@ fn read_file(home: &Path, named: Option<&Path>) -> Result<FileSettings, StartErr
 }
 
 fn read_join_file(path: &Path) -> Result<String, StartError> {
-    let text = std::fs::read_to_string(path)
-        .map_err(|error| StartError::Config(format!("the join file {}: {error}", path.display())))?;
-    Ok(text.trim().to_owned())
+    let wrong = |reason: &str| StartError::Config(format!("the join file {}: {reason}", path.display()));
+    let bytes = files::read_if_there(path).map_err(|error| wrong(&error.to_string()))?;
+    let text = String::from_utf8(bytes.ok_or_else(|| wrong("no such file"))?).map_err(|_| wrong("it is no text"))?;
+    match text.trim() {
+        "" => Err(wrong("it is empty; does the node run where `p2p-cli ticket` was asked?")),
+        text => Ok(text.to_owned()),
+    }
 }
 
 #[cfg(test)]
@@ -251,6 +265,8 @@ mod tests {
             ("listen = [\"/ip4/127.0.0.1/udp/1\"]", "udp"),
             ("listen = [\"localhost\"]", "line 1"),
             ("name = ", "config.toml"),
+            ("name = \"\"", "name"),
+            ("name = \"two\\nlines\"", "name"),
             ("\njoin_file = \"/nonexistent\"", "/nonexistent"),
         ];
         for (file, named) in cases {

@@ -1,7 +1,7 @@
 //! Small files in the home, written whole or not at all.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
@@ -37,11 +37,20 @@ pub(crate) fn replace(path: &Path, bytes: &[u8], access: Access) -> io::Result<(
     written
 }
 
+/// Longest file that is read, in bytes: none of the home's small files comes near it.
+const READ_LEN_MAX: u64 = 4 << 20;
+
 /// The content of a file, or None where there is none.
 pub(crate) fn read_if_there(path: &Path) -> io::Result<Option<Vec<u8>>> {
-    match fs::read(path) {
-        Ok(bytes) => Ok(Some(bytes)),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(error),
+    let file = match File::open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    let mut bytes = Vec::new();
+    file.take(READ_LEN_MAX + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > READ_LEN_MAX {
+        return Err(io::Error::new(io::ErrorKind::FileTooLarge, "it is far longer than such a file can be"));
     }
+    Ok(Some(bytes))
 }

@@ -280,6 +280,9 @@ fn load_peers(home: &Path) -> Result<PeersFile, StartError> {
 
 /// Lets a home join by an address before it runs.
 fn join_by_address(target: &str, cluster: &Cluster, peers: &mut Peers) -> Result<(), StartError> {
+    if target.is_empty() {
+        return Err(StartError::Config("join: an empty ticket".into()));
+    }
     let address: Multiaddr =
         target.parse().map_err(|_| StartError::Config("join: neither a ticket nor a multiaddress".into()))?;
     if cluster.origin == Origin::Made && !peers.ever_met() {

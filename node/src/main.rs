@@ -12,6 +12,9 @@ use p2p_node::{Node, Prepared, telemetry};
 use tokio::io::AsyncReadExt;
 use tokio::signal::unix::{SignalKind, signal};
 
+/// Longest ready file in bytes.
+const READY_LEN_MAX: u64 = 64 << 10;
+
 /// A node of a peer-to-peer cluster.
 ///
 /// Run one per machine; talk to it with p2p-cli.
@@ -94,6 +97,9 @@ async fn run_until_told(
     let mut terminated = signal(SignalKind::terminate()).map_err(|error| other(&error))?;
     let mut interrupted = signal(SignalKind::interrupt()).map_err(|error| other(&error))?;
     let home = config.home.clone();
+    if let Some(path) = &process.ready_file {
+        check_ready_file(path)?;
+    }
     let node = Node::start(config).await?;
     let until_told = async {
         tokio::select! {
@@ -114,10 +120,12 @@ async fn run_until_told(
         () = until_told => Ok(()),
         problem = announce => Err(problem),
         error = node.failed() => Err(Problem::new(Code::Other, error.to_string())
-            .hint("Check the disk; what was acknowledged is in the store and is there after a restart.")),
+            .hint("Check the disk. If it is sound and the node does not start again, set objects.db aside: other members have copies.")),
     };
     node.stop().await;
-    if let Some(path) = &process.ready_file {
+    if let Some(path) = &process.ready_file
+        && written_ready(path).is_some_and(|ready| ready.pid == std::process::id())
+    {
         let _ = std::fs::remove_file(path);
     }
     result
@@ -140,6 +148,24 @@ fn announce(node: &Node, home: &Path, ready_file: Option<&Path>) -> Result<(), P
     std::fs::write(&temporary, text)
         .and_then(|()| std::fs::rename(&temporary, path))
         .map_err(|error| Problem::new(Code::Config, format!("cannot write the ready file {}: {error}", path.display())))
+}
+
+/// Refuses to replace anything but what an earlier start has left.
+fn check_ready_file(path: &Path) -> Result<(), Problem> {
+    if std::fs::symlink_metadata(path).is_err() || written_ready(path).is_some() {
+        return Ok(());
+    }
+    let message = format!("the ready file {} exists, and is not one that a node wrote", path.display());
+    Err(Problem::new(Code::Config, message).hint("Name a file that does not exist: --ready-file PATH"))
+}
+
+/// What a node wrote into a ready file; None if that is something else.
+fn written_ready(path: &Path) -> Option<Ready> {
+    let found = std::fs::symlink_metadata(path).ok()?;
+    if !found.is_file() || found.len() > READY_LEN_MAX {
+        return None;
+    }
+    serde_json::from_slice(&std::fs::read(path).ok()?).ok()
 }
 
 async fn end_of_stdin() {

@@ -50,6 +50,8 @@ pub(crate) fn totals(home: &Path) -> Result<Totals, OpenError> {
 pub struct Objects {
     threads: Arc<Threads>,
     failed: watch::Receiver<Option<StoreError>>,
+    /// A reader that finds the file damaged ends the store as the writer does.
+    fail: watch::Sender<Option<StoreError>>,
 }
 
 impl Objects {
@@ -64,8 +66,8 @@ impl Objects {
     /// [`Self::open`] with time that a test lets pass by hand.
     fn open_with_clock(home: &Path, bytes_max: u64, skipped: Option<Skipped>) -> Result<Self, OpenError> {
         let (failed_sender, failed) = watch::channel(None);
-        let threads = Threads::start(home, bytes_max, skipped.unwrap_or_default(), failed_sender)?;
-        Ok(Self { threads: Arc::new(threads), failed })
+        let threads = Threads::start(home, bytes_max, skipped.unwrap_or_default(), failed_sender.clone())?;
+        Ok(Self { threads: Arc::new(threads), failed, fail: failed_sender })
     }
 
     /// Waits until the store has failed, and says how. Nothing is acknowledged any more.
@@ -73,7 +75,6 @@ impl Objects {
         let mut failed = self.failed.clone();
         match failed.wait_for(Option::is_some).await {
             Ok(error) => error.clone().unwrap_or(StoreError::Closed),
-            // The writer is gone without a word.
             Err(_closed) => StoreError::Closed,
         }
     }
@@ -121,7 +122,12 @@ impl ObjectStore for Objects {
             });
         });
         self.threads.read(job).await?;
-        result.await.unwrap_or(Err(StoreError::Closed))
+        let result = result.await.unwrap_or(Err(StoreError::Closed));
+        if let Err(error @ StoreError::Failed(_)) = &result {
+            tracing::error!(%error, "the object store cannot be read");
+            self.fail.send_replace(Some(error.clone()));
+        }
+        result
     }
 }
 

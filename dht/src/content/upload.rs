@@ -14,7 +14,7 @@ use futures::stream::FuturesOrdered;
 use futures::{Stream, StreamExt};
 use p2p_gossip::wire::Buffer;
 use rand::Rng;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 
 use super::spread::{Event, Names};
 use super::{Content, ContentError, Locator};
@@ -68,13 +68,13 @@ impl<S: ObjectStore, L: Locator> Content<S, L> {
         let (report, reported) = oneshot::channel();
         let config = PutConfig { replicas: options.replicas, acks: options.acks, stall: options.stall };
         let spread = tokio::spawn(self.clone().spread(names, config, spread_events, Some(report)));
-        let mut unfinished = Unfinished { content: self, staging: Some(names.staging), spread: spread.abort_handle() };
+        let mut unfinished = Unfinished { content: self, names: Some(names), spread: spread.abort_handle() };
         let (root, len) = self.read_in(bytes, names.staging, &events).await?;
         let pending = Pending { staging: names.staging, copies: names.copies, root, len, replicas: options.replicas };
         let place = events.reserve().await.map_err(|_gone| ContentError::Stopping)?;
         self.store.write(0, move |tx| tx.add_pending(&pending)).await?;
         // From here on it goes on by itself, whoever waits for it: these two are one step.
-        unfinished.staging = None;
+        unfinished.names = None;
         place.send(Event::Complete(root));
         let report = reported.await.map_err(|_gone| ContentError::Stopping)?;
         Ok(Uploaded { root, len, report })
@@ -130,21 +130,25 @@ impl<S: ObjectStore, L: Locator> Content<S, L> {
         for leaf in [first, second] {
             let start = offset;
             offset += leaf.len() as u64;
-            under_way.push_back(self.store_leaf(leaf, start, staging));
+            under_way.push_back(self.store_leaf(leaf, start, staging, None));
         }
         let mut at_end = false;
-        while !(at_end && under_way.is_empty()) {
+        let mut waiting: Option<Bytes> = None;
+        while !(at_end && waiting.is_none() && under_way.is_empty()) {
             tokio::select! {
-                leaf = leaves.next(), if !at_end && under_way.len() < LEAVES_AT_ONCE => match leaf? {
-                    Some(leaf) => {
-                        let start = offset;
-                        offset += leaf.len() as u64;
-                        under_way.push_back(self.store_leaf(leaf, start, staging));
-                    }
-                    None => at_end = true,
-                },
-                Some(leaf) = under_way.next() => {
-                    indexes.extend(self.take_built(builder.push(&leaf?), staging, events).await?);
+                leaf = leaves.next(), if !at_end && waiting.is_none() => {
+                    waiting = leaf?;
+                    at_end = waiting.is_none();
+                }
+                room = self.room_for(&waiting), if waiting.is_some() && under_way.len() < LEAVES_AT_ONCE => {
+                    let Some(leaf) = waiting.take() else { continue };
+                    let start = offset;
+                    offset += leaf.len() as u64;
+                    under_way.push_back(self.store_leaf(leaf, start, staging, room));
+                }
+                Some(stored) = under_way.next() => {
+                    let (leaf, _room) = stored?;
+                    indexes.extend(self.take_built(builder.push(&leaf), staging, events).await?);
                 }
             }
         }
@@ -170,12 +174,25 @@ impl<S: ObjectStore, L: Locator> Content<S, L> {
         Ok((root, reference.len))
     }
 
-    async fn store_leaf(&self, bytes: Bytes, offset: u64, staging: UploadId) -> Result<Object, ContentError> {
-        let len = u32::try_from(bytes.len()).expect("a leaf is far shorter");
-        let _room = self.reading.acquire_many(len).await;
+    /// Waits until one more leaf may be worked on, over all puts. The first two of each put need not wait, so that none is
+    /// held up by others that are slow.
+    async fn room_for(&self, leaf: &Option<Bytes>) -> Option<OwnedSemaphorePermit> {
+        let len = leaf.as_ref().map_or(0, Bytes::len);
+        let len = u32::try_from(len).expect("a leaf is far shorter");
+        self.reading.clone().acquire_many_owned(len).await.ok()
+    }
+
+    /// Stores a leaf; it keeps its room until it has been taken in its turn.
+    async fn store_leaf(
+        &self,
+        bytes: Bytes,
+        offset: u64,
+        staging: UploadId,
+        room: Option<OwnedSemaphorePermit>,
+    ) -> Result<(Object, Option<OwnedSemaphorePermit>), ContentError> {
         let leaf = blocking::run(move || Object::leaf(bytes, offset)).await;
         self.store_here(leaf.clone(), staging).await?;
-        Ok(leaf)
+        Ok((leaf, room))
     }
 
     /// Stores indexes and names extents that became complete; returns the indexes.
@@ -291,16 +308,20 @@ impl<B: Stream<Item = std::io::Result<Bytes>> + Unpin> Leaves<B> {
 /// A put whose bytes are still being read; dropped, it leaves nothing.
 struct Unfinished<'a, S: ObjectStore, L: Locator> {
     content: &'a Content<S, L>,
-    staging: Option<UploadId>,
+    names: Option<Names>,
     spread: tokio::task::AbortHandle,
 }
 
 impl<S: ObjectStore, L: Locator> Drop for Unfinished<'_, S, L> {
     fn drop(&mut self) {
-        if let Some(staging) = self.staging {
+        if let Some(Names { staging, copies }) = self.names {
             self.spread.abort();
             let content = self.content.clone();
-            tokio::spawn(async move { content.settle(staging).await });
+            // Both: this node may be one of those that were to hold a copy.
+            tokio::spawn(async move {
+                content.settle(staging).await;
+                content.settle(copies).await;
+            });
         }
     }
 }

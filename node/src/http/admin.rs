@@ -6,7 +6,7 @@ use std::time::Duration;
 use axum::Json;
 use axum::extract::rejection::{JsonRejection, QueryRejection};
 use axum::extract::{Query, State};
-use axum::http::header;
+use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
 use p2p_api::types::{JoinRequest, JoinResult, Status, TicketResult};
 use p2p_api::{Code, Problem};
@@ -81,11 +81,9 @@ pub(super) async fn wait(
     Ok(Json(handle.wait(members, limit).await?))
 }
 
-pub(super) async fn unknown() -> Refusal {
-    Refusal(
-        Problem::new(Code::UnsupportedVersion, "this node has no such route")
-            .hint("Are node and command line of the same version?"),
-    )
+pub(super) async fn unknown() -> (StatusCode, Refusal) {
+    let problem = Problem::new(Code::UnsupportedVersion, "this node has no such route");
+    (StatusCode::NOT_FOUND, Refusal(problem.hint("Are node and command line of the same version?")))
 }
 
 pub(super) fn malformed(error: &impl std::fmt::Display) -> Refusal {

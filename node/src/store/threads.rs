@@ -98,7 +98,17 @@ fn read_all(mut reader: Reader, queries: &Mutex<mpsc::Receiver<ReadJob>>) {
     }
 }
 
+/// Says that the store is gone when its writer is, whatever ended it.
+struct Gone<'a>(&'a watch::Sender<Option<StoreError>>);
+
+impl Drop for Gone<'_> {
+    fn drop(&mut self) {
+        self.0.send_if_modified(|failed| failed.is_none() && failed.replace(StoreError::Closed).is_none());
+    }
+}
+
 fn write_all(mut writer: Writer, mut commands: mpsc::Receiver<Command>, failed: &watch::Sender<Option<StoreError>>) {
+    let _gone = Gone(failed);
     while let Some(command) = commands.blocking_recv() {
         let mut next = Some(command);
         while let Some(command) = next.take() {

@@ -104,7 +104,7 @@ async fn what_makes_no_sense_is_answered_with_a_problem() {
         ("POST /v1/content?replicas=99".to_owned(), "400", "usage"),
         ("POST /v1/content?replicas=2&acks=3".to_owned(), "400", "usage"),
         ("POST /v1/join".to_owned(), "400", "usage"),
-        ("GET /v1/faults".to_owned(), "502", "unsupported_version"),
+        ("GET /v1/faults".to_owned(), "404", "unsupported_version"),
     ];
     for (request, status, code) in cases {
         let answer = raw(&node, &request, None).await;
