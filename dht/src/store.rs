@@ -155,7 +155,6 @@ pub trait ObjectView {
 /// Writing inside one transaction.
 ///
 /// All methods fail as [`ObjectView`]'s do. After an error the whole transaction is undone.
-#[allow(missing_docs, reason = "each method is documented by one line; the errors are the trait's")]
 pub trait ObjectTx: ObjectView {
     /// The store's own clock.
     fn now(&self) -> RunTime;
