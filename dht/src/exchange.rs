@@ -41,6 +41,12 @@ pub struct Counters {
     pub pushes_full: AtomicU64,
     /// Requests that got no answer in time.
     pub requests_silent: AtomicU64,
+    /// Objects asked of a second source because the first was slow.
+    pub objects_hedged: AtomicU64,
+    /// Objects taken from a slow source's queue for a faster one.
+    pub objects_stolen: AtomicU64,
+    /// Bytes of objects that came twice.
+    pub bytes_duplicate: AtomicU64,
     /// Bytes of objects sent to others.
     pub bytes_sent: AtomicU64,
     /// Bytes of objects received from others.

@@ -1,8 +1,15 @@
 //! One get: from an address to the bytes of the file, in order.
 //!
-//! Pure: [`Get::handle`] takes what happened and the time, and says what to do. Objects arrive verified; an answer that
-//! did not verify is [`Outcome::Bad`] and costs its sender the rest of this transfer. One source at a time is asked for
-//! each part, and a source that is silent for [`SOURCE_SILENT_MAX`] is given up.
+//! Pure: [`Get::handle`] takes what happened and the time, and says what to do. First the root object is found (`root`).
+//! What it names is cut into parts, groups of objects that live together; `part` finds out who has them, `schedule` asks
+//! several sources at once, each for runs as long as it is fast, and asks a second one for what the first is slow to send
+//! (`source` knows how fast). Objects arrive verified; an answer that did not verify is [`Outcome::Bad`] and costs its sender
+//! the rest of this transfer.
+
+mod part;
+mod root;
+mod schedule;
+mod source;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
@@ -10,14 +17,23 @@ use std::time::{Duration, Instant};
 use libp2p::PeerId;
 
 use crate::object::{Object, group_leaves};
-use crate::search::{Search, Step};
-use crate::tree::{Geometry, Id, ObjectRef, PlacementKey, RootId};
+use crate::tree::{Geometry, ObjectRef, PlacementKey, RootId};
 
-/// A source that sends nothing for so long is given up for the next one.
+use part::{Group, PartState};
+use root::Hunt;
+use source::Source;
+
+/// A source that sends nothing for so long is given up, also where nobody else has what it was asked for.
 pub const SOURCE_SILENT_MAX: Duration = Duration::from_secs(3);
 
 /// Pause before everybody is asked again, when somebody could not be reached.
 pub const RETRY_PAUSE: Duration = Duration::from_secs(1);
+
+/// Who was asked and says nothing for so long is no longer waited for before others are asked.
+pub const ANSWER_PATIENCE: Duration = Duration::from_secs(1);
+
+/// A later call than this means that this node itself stood still.
+const LAG_MIN: Duration = Duration::from_millis(350);
 
 /// Default of [`GetConfig::window`].
 pub const WINDOW_LEN: u64 = 32 << 20;
@@ -52,18 +68,26 @@ pub struct GetConfig {
     pub me: PeerId,
     /// Longest time without any progress, in the search and in the transfer.
     pub stall: Duration,
-    /// Bytes that are under way or wait for the reader at most, unless a single part is larger.
+    /// Bytes that are under way or wait for the reader at most, unless a single object is larger.
     pub window: u64,
     /// Where files are cut.
     pub geometry: Geometry,
 }
 
-/// Names a part of the file while it is fetched; parts order as the file does. An index and its first child begin at the
-/// same byte, so each has a number as well, and what comes late for one is not taken for the other.
+/// Names a part of the file while it is fetched.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Part {
-    offset: u64,
-    number: u64,
+pub struct Part(u64);
+
+/// The root object, as a part.
+const ROOT: Part = Part(0);
+
+/// One object that a source is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Want {
+    /// The root object, whose length is not known yet.
+    Root,
+    /// An object.
+    Object(ObjectRef),
 }
 
 /// What happened.
@@ -73,25 +97,27 @@ pub enum Input {
     Start,
     /// The closest members to a part's key, best first, and all members that are known.
     Located(Part, Vec<PeerId>, Vec<PeerId>),
-    /// A peer that was asked whether it has a part has answered: yes, no, or not at all.
-    Answered(Part, PeerId, Option<bool>),
+    /// A peer that was asked whether it has the root object has answered: yes, no, or not at all.
+    RootAnswered(PeerId, Option<bool>),
+    /// A peer that was asked what it has of a part has answered, or not at all.
+    Answered(Part, PeerId, Option<Vec<ObjectRef>>),
     /// A source sent a wanted object.
-    Got(Part, PeerId, Object),
+    Got(PeerId, Object),
+    /// A source did not send what it was asked for.
+    Missed(PeerId, Want, Outcome),
     /// Something came from a source, though not yet a whole object.
     Heard(PeerId),
-    /// A source has nothing more to say about a part.
-    Ended(Part, PeerId, Outcome),
-    /// The reader took so many bytes of leaves.
+    /// The reader took so many bytes of leaves, and has no more use for the memory.
     Consumed(u64),
     /// Time passed.
     Tick,
 }
 
-/// How a source ended.
+/// Why a source did not send an object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// It sent all it has; what is still missing it does not have.
-    Done,
+    /// It does not have it.
+    Absent,
     /// It sent something that is not what was asked for.
     Bad,
     /// It could not be reached, or broke off.
@@ -103,14 +129,14 @@ pub enum Outcome {
 pub enum Effect {
     /// Find out who is closest to the key: [`Input::Located`].
     Locate(Part, PlacementKey),
-    /// Ask a source, perhaps this node itself, for the root object: [`Input::Got`], [`Input::Ended`].
-    FetchRoot(Part, PeerId),
-    /// Ask a source, perhaps this node itself, for objects: [`Input::Got`] for each, [`Input::Ended`].
-    Fetch(Part, PeerId, Vec<ObjectRef>),
-    /// Ask many whether they have the root object, or this one: [`Input::Answered`] for each.
-    Ask(Part, Vec<PeerId>, Option<ObjectRef>),
-    /// Nothing more is wanted of this source for this part.
-    Abandon(Part, PeerId),
+    /// Ask these whether they have the root object: [`Input::RootAnswered`] for each.
+    AskRoot(Vec<PeerId>),
+    /// Ask these, perhaps this node itself, which of some objects they have: [`Input::Answered`] for each.
+    Ask(Part, Vec<PeerId>, Vec<ObjectRef>),
+    /// Ask a source, perhaps this node itself, for objects in this order: [`Input::Got`] or [`Input::Missed`] for each.
+    Fetch(PeerId, Vec<Want>),
+    /// This is no longer wanted of this source; nothing needs to be said about it any more.
+    Cancel(PeerId, Want),
     /// The file exists and has this length.
     Found(u64),
     /// The next leaf of the file, of which the first and the last may reach beyond the range; or, where indexes are wanted,
@@ -139,19 +165,60 @@ pub enum GetError {
     Stalled(u64),
 }
 
+/// How a get went, beyond what it delivered.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct GetStats {
+    /// Objects asked of a second source while the first might still send them.
+    pub hedged: u64,
+    /// Objects taken from a slow source's queue for a faster one.
+    pub stolen: u64,
+    /// Bytes of objects that came twice.
+    pub duplicate: u64,
+}
+
+/// Where an object lies. No two objects of one file lie at the same place, for a subtree with one child is that child.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Span {
+    offset: u64,
+    len: u64,
+}
+
+impl Span {
+    fn of(reference: &ObjectRef) -> Self {
+        Self { offset: reference.offset, len: reference.len }
+    }
+}
+
+/// A wanted object of a part that was started.
+struct Piece {
+    reference: ObjectRef,
+    part: Part,
+    /// Who said to have it, or most likely has it, and has not failed to send it.
+    holders: BTreeSet<PeerId>,
+    /// Of whom it is asked.
+    asked: Vec<PeerId>,
+    /// Whether the window counts it.
+    counted: bool,
+}
+
 /// The machine of one get.
 pub struct Get {
     config: GetConfig,
     root: RootId,
     wanted: Wanted,
     range: Range,
+    /// The search for the root object, until it is here.
+    hunt: Option<Hunt>,
+    /// Who is closest to the root, and who sent it.
+    near_root: Option<Vec<PeerId>>,
+    root_source: Option<PeerId>,
+    /// Groups that were not started yet.
+    waiting: BTreeMap<Span, Group>,
     parts: BTreeMap<Part, PartState>,
     next_part: u64,
+    pieces: BTreeMap<Span, Piece>,
+    sources: BTreeMap<PeerId, Source>,
     members: Vec<PeerId>,
-    /// Sent something wrong: not asked again.
-    bad: BTreeSet<PeerId>,
-    /// Could not be reached or was silent: asked after the others.
-    slow: BTreeSet<PeerId>,
     answered: BTreeSet<PeerId>,
     file_len: Option<u64>,
     /// Leaves that came before their turn.
@@ -159,20 +226,13 @@ pub struct Get {
     next_offset: u64,
     /// Bytes asked for and not yet consumed.
     window: u64,
+    /// Bytes delivered and not yet consumed.
+    unread: u64,
     last_progress: Instant,
+    last_call: Instant,
     ended: bool,
+    stats: GetStats,
     effects: Vec<Effect>,
-}
-
-struct PartState {
-    search: Search,
-    /// Empty for the root object, which has no reference yet.
-    wants: Vec<ObjectRef>,
-    started: bool,
-    source: Option<(PeerId, Instant)>,
-    /// Somebody could not be asked, so that "nobody has it" is not known.
-    unsure: bool,
-    retry_at: Option<Instant>,
 }
 
 impl Get {
@@ -184,21 +244,28 @@ impl Get {
         };
         Self {
             next_offset: range.start / config.geometry.leaf_len * config.geometry.leaf_len,
+            hunt: Some(Hunt::new(&root, config.me, now)),
             config,
             root,
             wanted,
             range,
+            near_root: None,
+            root_source: None,
+            waiting: BTreeMap::new(),
             parts: BTreeMap::new(),
-            next_part: 0,
+            next_part: ROOT.0 + 1,
+            pieces: BTreeMap::new(),
+            sources: BTreeMap::new(),
             members: Vec::new(),
-            bad: BTreeSet::new(),
-            slow: BTreeSet::new(),
             answered: BTreeSet::new(),
             file_len: None,
             early: BTreeMap::new(),
             window: 0,
+            unread: 0,
             last_progress: now,
+            last_call: now,
             ended: false,
+            stats: GetStats::default(),
             effects: Vec::new(),
         }
     }
@@ -208,22 +275,26 @@ impl Get {
         if self.ended {
             return Vec::new();
         }
+        self.excuse_lag(now);
         match input {
-            Input::Start => {
-                self.add_part(0, PlacementKey(self.root.0), Vec::new());
-                self.start_parts(now);
-            }
+            Input::Start => self.hunt_root(now),
             Input::Located(part, closest, members) => self.on_located(part, closest, members, now),
+            Input::RootAnswered(peer, has) => self.on_root_answered(peer, has, now),
             Input::Answered(part, peer, has) => self.on_answered(part, peer, has, now),
-            Input::Got(part, peer, object) => self.on_object(part, peer, object, now),
+            Input::Got(peer, object) => self.on_object(peer, object, now),
+            Input::Missed(peer, Want::Root, outcome) => self.on_root_missed(peer, outcome, now),
+            Input::Missed(peer, Want::Object(reference), outcome) => self.on_missed(peer, reference, outcome, now),
             Input::Heard(peer) => self.on_heard(peer, now),
-            Input::Ended(part, peer, outcome) => self.on_ended(part, peer, outcome, now),
             Input::Consumed(bytes) => {
                 self.window = self.window.saturating_sub(bytes);
+                self.unread = self.unread.saturating_sub(bytes);
                 self.last_progress = now;
-                self.start_parts(now);
             }
             Input::Tick => self.on_tick(now),
+        }
+        if !self.ended {
+            self.start_groups(now);
+            self.schedule(now);
         }
         std::mem::take(&mut self.effects)
     }
@@ -233,155 +304,90 @@ impl Get {
         self.file_len
     }
 
-    fn add_part(&mut self, offset: u64, key: PlacementKey, wants: Vec<ObjectRef>) {
-        let part = Part { offset, number: self.next_part };
-        self.next_part += 1;
-        let search = Search::new(key, [self.config.me]);
-        let state = PartState { search, wants, started: false, source: None, unsure: false, retry_at: None };
-        self.parts.insert(part, state);
+    /// How it went so far.
+    pub fn stats(&self) -> GetStats {
+        self.stats
     }
 
-    /// Starts parts in file order as far as the window allows.
-    fn start_parts(&mut self, now: Instant) {
-        let mut begun = Vec::new();
-        for (part, state) in self.parts.iter_mut().filter(|(_, state)| !state.started) {
-            let bytes = weight(&self.config.geometry, &state.wants);
-            if self.window > 0 && self.window + bytes > self.config.window {
-                break;
-            }
-            self.window += bytes;
-            state.started = true;
-            begun.push(*part);
-        }
-        for part in begun {
-            self.step(part, now);
-        }
-    }
-
-    /// Finds the next source of a part that has none.
-    fn step(&mut self, part: Part, now: Instant) {
-        while let Some(state) = self.parts.get_mut(&part) {
-            if state.source.is_some() || state.retry_at.is_some() {
-                return;
-            }
-            match state.search.next(&self.members) {
-                Step::Try(peer) if self.bad.contains(&peer) => {}
-                Step::Try(peer) if self.slow.contains(&peer) && state.search.defer(peer) => {}
-                Step::Try(peer) => {
-                    state.source = Some((peer, now));
-                    self.effects.push(match state.wants.as_slice() {
-                        [] => Effect::FetchRoot(part, peer),
-                        wants => Effect::Fetch(part, peer, wants.to_vec()),
-                    });
-                    return;
-                }
-                Step::Locate => {
-                    self.effects.push(Effect::Locate(part, state.search.key()));
-                    return;
-                }
-                Step::Ask(peers) => {
-                    self.effects.push(Effect::Ask(part, peers, state.wants.first().copied()));
-                    return;
-                }
-                Step::Wait => return,
-                Step::Exhausted => {
-                    self.on_exhausted(part, now);
-                    return;
-                }
+    /// A machine that was not called for a while has not listened either: nobody was silent in that time.
+    fn excuse_lag(&mut self, now: Instant) {
+        let lag = now.duration_since(self.last_call);
+        self.last_call = now;
+        if lag >= LAG_MIN {
+            self.sources.values_mut().for_each(|source| source.excuse(lag, now));
+            if let Some(hunt) = &mut self.hunt {
+                hunt.excuse(lag, now);
             }
         }
-    }
-
-    fn on_exhausted(&mut self, part: Part, now: Instant) {
-        let Some(state) = self.parts.get_mut(&part) else { return };
-        if self.file_len.is_none() && !state.unsure {
-            return self.fail(GetError::NotFound { asked: self.answered.len() });
-        }
-        // A holder may be restarting; the limit on progress ends this.
-        state.retry_at = Some(now + RETRY_PAUSE);
     }
 
     fn on_located(&mut self, part: Part, closest: Vec<PeerId>, members: Vec<PeerId>, now: Instant) {
         self.members = members;
-        if let Some(state) = self.parts.get_mut(&part) {
-            state.search.located(closest);
-            self.step(part, now);
-        }
-    }
-
-    fn on_answered(&mut self, part: Part, peer: PeerId, has: Option<bool>, now: Instant) {
-        if has.is_some() {
-            self.answered.insert(peer);
-        }
-        if let Some(state) = self.parts.get_mut(&part) {
-            state.unsure |= has.is_none();
-            state.search.answered(peer, has == Some(true) && !self.bad.contains(&peer));
-            self.step(part, now);
-        }
-    }
-
-    /// One source may serve several parts over one slow link: it is silent only if nothing at all comes from it.
-    fn on_heard(&mut self, peer: PeerId, now: Instant) {
-        let sources = self.parts.values_mut().filter_map(|state| state.source.as_mut());
-        for (_, last) in sources.filter(|(source, _)| *source == peer) {
-            *last = now;
-            self.last_progress = now;
-        }
-    }
-
-    fn on_object(&mut self, part: Part, peer: PeerId, object: Object, now: Instant) {
-        self.on_heard(peer, now);
-        let Some(state) = self.parts.get_mut(&part) else { return };
-        let reference = *object.reference();
-        let is_root = state.wants.is_empty() && reference.id == Id::Root(self.root);
-        if is_root {
-            self.file_len = Some(reference.len);
-            if self.range.start > 0 && self.range.start >= reference.len {
-                return self.fail(GetError::OutOfRange(reference.len));
-            }
-            self.effects.push(Effect::Found(reference.len));
-        } else if let Some(i) = state.wants.iter().position(|want| *want == reference) {
-            state.wants.remove(i);
+        if part == ROOT {
+            self.near_root = Some(closest.clone());
+            self.on_root_located(closest, now);
         } else {
-            // Late, from a source that was given up: another brought it already.
+            self.on_part_located(part, closest, now);
+        }
+    }
+
+    /// One source may serve several objects over one slow link: it is silent only if nothing at all comes from it.
+    fn on_heard(&mut self, peer: PeerId, now: Instant) {
+        if let Some(source) = self.sources.get_mut(&peer) {
+            source.hear(now);
+        }
+        if let Some(hunt) = &mut self.hunt {
+            hunt.hear(peer, now);
+        }
+        self.last_progress = now;
+    }
+
+    fn on_object(&mut self, peer: PeerId, object: Object, now: Instant) {
+        self.on_heard(peer, now);
+        self.answered.insert(peer);
+        if self.is_wanted_root(&object) {
+            return self.on_root(peer, object, now);
+        }
+        let span = Span::of(object.reference());
+        self.source(peer, now).got(span, now);
+        if self.pieces.get(&span).is_none_or(|piece| piece.reference != *object.reference()) {
+            // Another source was faster.
+            self.stats.duplicate += object.payload().len() as u64;
             return;
         }
-        self.answered.insert(peer);
-        self.last_progress = now;
-        if self.parts.get(&part).is_some_and(|state| state.wants.is_empty())
-            && let Some((source, _)) = self.parts.remove(&part).and_then(|state| state.source)
-            && source != peer
-        {
-            self.effects.push(Effect::Abandon(part, source));
+        let Some(piece) = self.pieces.remove(&span) else { return };
+        for other in piece.asked.iter().filter(|other| **other != peer) {
+            self.source(*other, now).lost(span, now);
+            self.effects.push(Effect::Cancel(*other, Want::Object(piece.reference)));
         }
-        self.take(object, is_root, now);
+        self.done_with(&piece, span);
+        self.take(object, piece.counted);
     }
 
-    /// A new object of the file: an index leads to more parts, a leaf goes to the reader in its turn.
-    fn take(&mut self, object: Object, is_root: bool, now: Instant) {
+    /// A new object of the file: an index leads to more objects, a leaf goes to the reader in its turn.
+    fn take(&mut self, object: Object, counted: bool) {
         let children = object.children_in(&self.config.geometry);
+        let len = object.payload().len() as u64;
         if self.wanted == Wanted::Indexes {
+            self.window += if counted { 0 } else { len };
+            self.unread += len;
             self.effects.push(Effect::Deliver(object));
             self.expand(&children);
-            if self.parts.is_empty() {
+            if self.waiting.is_empty() && self.pieces.is_empty() {
                 self.ended = true;
                 self.effects.push(Effect::Finished);
             }
         } else if children.is_empty() {
-            if is_root {
-                self.window += object.reference().len;
-            }
+            self.window += if counted { 0 } else { len };
             self.early.insert(object.reference().offset, object);
             self.deliver();
         } else {
-            if !is_root {
-                self.window = self.window.saturating_sub(object.payload().len() as u64);
-            }
+            self.window = self.window.saturating_sub(if counted { len } else { 0 });
             self.expand(&children);
         }
-        self.start_parts(now);
     }
 
+    /// What an index names becomes groups that wait to be started.
     fn expand(&mut self, children: &[ObjectRef]) {
         let geometry = self.config.geometry;
         let Some(file_len) = self.file_len else { return };
@@ -389,19 +395,18 @@ impl Get {
         let wanted = |child: &ObjectRef| child.offset < end && child.end() > start;
         let is_leaf = |child: &ObjectRef| geometry.child_count(child.len) == 0;
         for run in children.chunk_by(|a, b| is_leaf(a) == is_leaf(b)) {
-            if is_leaf(&run[0]) {
-                if self.wanted == Wanted::Indexes {
-                    continue;
-                }
-                for group in group_leaves(&geometry, self.root, file_len, run) {
-                    let wants: Vec<ObjectRef> = group.objects.into_iter().filter(wanted).collect();
-                    if let Some(first) = wants.first() {
-                        self.add_part(first.offset, group.key, wants);
-                    }
-                }
+            let groups = if !is_leaf(&run[0]) {
+                let key = PlacementKey(self.root.0);
+                run.iter().map(|child| Group { key, objects: vec![*child] }).collect()
+            } else if self.wanted == Wanted::Indexes {
+                Vec::new()
             } else {
-                for child in run.iter().filter(|child| wanted(child)) {
-                    self.add_part(child.offset, PlacementKey(self.root.0), vec![*child]);
+                group_leaves(&geometry, self.root, file_len, run)
+            };
+            for mut group in groups {
+                group.objects.retain(wanted);
+                if let Some(first) = group.objects.first() {
+                    self.waiting.insert(Span::of(first), group);
                 }
             }
         }
@@ -412,6 +417,7 @@ impl Get {
         let end = self.range.end.unwrap_or(file_len).min(file_len);
         while let Some(object) = self.early.remove(&self.next_offset) {
             self.next_offset = object.reference().end();
+            self.unread += object.payload().len() as u64;
             self.effects.push(Effect::Deliver(object));
             if self.next_offset >= end {
                 self.ended = true;
@@ -421,34 +427,10 @@ impl Get {
         }
     }
 
-    fn on_ended(&mut self, part: Part, peer: PeerId, outcome: Outcome, now: Instant) {
-        match outcome {
-            Outcome::Done => {
-                self.answered.insert(peer);
-            }
-            Outcome::Bad => {
-                self.bad.insert(peer);
-            }
-            // What this node cannot read says nothing about the rest of what it has.
-            Outcome::Failed if peer == self.config.me => {}
-            Outcome::Failed => {
-                self.slow.insert(peer);
-            }
-        }
-        let Some(state) = self.parts.get_mut(&part) else { return };
-        state.unsure |= outcome != Outcome::Done;
-        if state.source.is_some_and(|(source, _)| source == peer) {
-            state.source = None;
-            self.step(part, now);
-        }
-    }
-
     fn on_tick(&mut self, now: Instant) {
-        let started: Vec<Part> = self.parts.iter().filter(|(_, state)| state.started).map(|(part, _)| *part).collect();
-        if started.is_empty() {
-            // Everything asked for is here: it is the reader that takes its time.
+        if self.unread > 0 {
+            // It is the reader that takes its time.
             self.last_progress = now;
-            return;
         }
         if now.duration_since(self.last_progress) >= self.config.stall {
             return self.fail(match self.file_len {
@@ -456,38 +438,27 @@ impl Get {
                 Some(_) => GetError::Stalled(self.next_offset),
             });
         }
-        for part in started {
-            self.tick_part(part, now);
-        }
-    }
-
-    fn tick_part(&mut self, part: Part, now: Instant) {
-        let Some(state) = self.parts.get_mut(&part) else { return };
-        if let Some((peer, last)) = state.source
-            && now.duration_since(last) >= SOURCE_SILENT_MAX
-        {
-            state.source = None;
-            state.unsure = true;
-            self.slow.insert(peer);
-            self.effects.push(Effect::Abandon(part, peer));
-        }
-        if state.retry_at.is_some_and(|at| at <= now) {
-            state.retry_at = None;
-            state.unsure = false;
-            state.search = Search::new(state.search.key(), [self.config.me]);
-        }
-        self.step(part, now);
+        self.tick_root(now);
+        self.give_up_silent(now);
+        self.tick_parts(now);
     }
 
     fn fail(&mut self, error: GetError) {
         self.ended = true;
         self.effects.push(Effect::Failed(error));
     }
-}
 
-/// Bytes that some wants will take.
-fn weight(geometry: &Geometry, wants: &[ObjectRef]) -> u64 {
-    wants.iter().map(|want| geometry.payload_len(want.offset, want.len)).sum()
+    fn source(&mut self, peer: PeerId, now: Instant) -> &mut Source {
+        self.sources.entry(peer).or_insert_with(|| Source::new(now))
+    }
+
+    fn is_bad(&self, peer: &PeerId) -> bool {
+        self.sources.get(peer).is_some_and(|source| source.bad)
+    }
+
+    fn is_silent(&self, peer: &PeerId, now: Instant) -> bool {
+        self.sources.get(peer).is_some_and(|source| source.quiet || source.silent(now))
+    }
 }
 
 #[cfg(test)]

@@ -41,6 +41,9 @@ pub enum Request {
     Bind(UploadId, RootId, u64),
     /// This upload is still going on.
     Keep(UploadId),
+    /// The request of this number needs no answer any more. It gets one all the same: what it asked for, where that is on
+    /// its way already, else [`Refusal::Cancelled`]. This one gets none of its own.
+    Cancel,
 }
 
 /// Answers a [`Request`].
@@ -75,6 +78,8 @@ pub enum Refusal {
     Invalid,
     /// The store failed.
     Failed,
+    /// It was cancelled.
+    Cancelled,
 }
 
 const ROOT: u8 = 16;
@@ -86,6 +91,7 @@ const PUSH: u8 = 21;
 const BIND: u8 = 22;
 const KEEP: u8 = 23;
 const HAVE_ROOT: u8 = 24;
+const CANCEL: u8 = 25;
 const REPLY_ROOT: u8 = 32;
 const REPLY_OBJECT: u8 = 33;
 const REPLY_ABSENT: u8 = 34;
@@ -105,7 +111,7 @@ pub fn cap(kind: u8) -> Option<Cap> {
         HAVE | COUNT | OFFER => Some(Cap { head: REFS_LEN_MAX, payload: 0 }),
         PUSH => Some(Cap { head: 128, payload }),
         REPLY_ROOT | REPLY_OBJECT => Some(Cap { head: 64, payload }),
-        ROOT | HAVE_ROOT | GET | BIND | KEEP => Some(Cap { head: 128, payload: 0 }),
+        ROOT | HAVE_ROOT | GET | BIND | KEEP | CANCEL => Some(Cap { head: 128, payload: 0 }),
         REPLY_ABSENT | REPLY_STORED | REPLY_FULL | REPLY_BOUND | REPLY_MISSING | REPLY_NOTED | REPLY_REFUSED
         | REPLY_FLAGS => Some(Cap { head: 128, payload: 0 }),
         _ => None,
@@ -143,6 +149,7 @@ impl Request {
             Request::Push(upload, reference, bytes) => Frame::new(PUSH, encode(&(number, upload, reference)), bytes),
             Request::Bind(upload, root, objects) => Frame::new(BIND, encode(&(number, upload, root, objects)), none),
             Request::Keep(upload) => Frame::new(KEEP, encode(&(number, upload)), none),
+            Request::Cancel => Frame::new(CANCEL, encode(&number), none),
         }
     }
 
@@ -162,12 +169,18 @@ impl Request {
             PUSH => decode(head).map(|(n, upload, reference)| (n, Request::Push(upload, reference, frame.payload)))?,
             BIND => decode(head).map(|(n, upload, root, objects)| (n, Request::Bind(upload, root, objects)))?,
             KEEP => decode(head).map(|(n, upload)| (n, Request::Keep(upload)))?,
+            CANCEL => (decode(head)?, Request::Cancel),
             other => return Err(MessageError::Unexpected(other)),
         };
         match request.references() {
             many if many.len() > REFS_MAX => Err(MessageError::TooMany(many.len())),
             _ => Ok((number, request)),
         }
+    }
+
+    /// Whether its answer carries an object.
+    pub fn is_for_bulk(&self) -> bool {
+        matches!(self, Request::Root(_) | Request::Get(_))
     }
 
     fn references(&self) -> &[ObjectRef] {
@@ -178,7 +191,8 @@ impl Request {
             | Request::Get(_)
             | Request::Push(..)
             | Request::Bind(..)
-            | Request::Keep(_) => &[],
+            | Request::Keep(_)
+            | Request::Cancel => &[],
         }
     }
 }
@@ -252,6 +266,7 @@ mod tests {
             Request::Push(UploadId([2; 16]), reference(), Bytes::from_static(b"bytes")),
             Request::Bind(UploadId([2; 16]), RootId([1; 32]), u64::MAX),
             Request::Keep(UploadId([2; 16])),
+            Request::Cancel,
         ]
     }
 
@@ -267,6 +282,7 @@ mod tests {
             Reply::Missing(u64::MAX),
             Reply::Noted,
             Reply::Refused(Refusal::Failed),
+            Reply::Refused(Refusal::Cancelled),
         ]
     }
 

@@ -1,16 +1,16 @@
-//! Where something may be: which peer to ask next for one group of objects.
+//! Where something may be: whom to ask next about one group of objects.
 //!
-//! First the closest members, one after the other; then all others, sixteen at a time, who are only asked whether they
-//! have it, because growth of the cluster must not hide content. Pure: it names peers, others ask them.
+//! First those who are likely to have it, this node before all; then the members closest to its key; then all others,
+//! sixteen at a time, because growth of the cluster must not hide content. Pure: it names peers, others ask them.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::BTreeSet;
 
 use libp2p::PeerId;
 
 use crate::placement;
 use crate::tree::PlacementKey;
 
-/// Members that are asked at once whether they have something.
+/// Members that are asked at once though nothing speaks for them.
 pub const ASKED_AT_ONCE: usize = 16;
 
 /// The search for one group.
@@ -18,25 +18,21 @@ pub const ASKED_AT_ONCE: usize = 16;
 pub struct Search {
     key: PlacementKey,
     stage: Stage,
-    /// To be asked next, best first.
-    queue: VecDeque<PeerId>,
-    tried: BTreeSet<PeerId>,
-    /// To be tried when nobody else is left.
-    deferred: VecDeque<PeerId>,
+    named: BTreeSet<PeerId>,
 }
 
 #[derive(Debug, PartialEq, Eq)]
 enum Stage {
+    /// These are likely to have it.
+    Start(Vec<PeerId>),
     /// The closest members are not known yet.
-    Start,
+    Unlocated,
     /// They are being found out.
     Locating,
-    /// Those in the queue are likely to have it.
-    Closest,
-    /// Some of all others are being asked whether they have it; so many answers are due.
-    Asking(usize),
-    /// Only those that were put off are left.
-    Last,
+    /// They are these.
+    Located(Vec<PeerId>),
+    /// They were named; what is left are all others.
+    Others,
 }
 
 /// What to do next.
@@ -44,26 +40,20 @@ enum Stage {
 pub enum Step {
     /// Find out who is closest to the key, then call [`Search::located`].
     Locate,
-    /// Ask this peer for it.
-    Try(PeerId),
-    /// Ask these whether they have it; call [`Search::answered`] for each.
-    Ask(Vec<PeerId>),
-    /// Wait for what is under way.
+    /// These should have it, best first.
+    Likely(Vec<PeerId>),
+    /// These may have it.
+    Unlikely(Vec<PeerId>),
+    /// The closest members are still being found out.
     Wait,
-    /// Everybody was tried.
+    /// Everybody was named.
     Exhausted,
 }
 
 impl Search {
-    /// A search that begins with peers that are likely to have it, this node first.
+    /// A search that begins with peers that are likely to have it.
     pub fn new(key: PlacementKey, likely: impl IntoIterator<Item = PeerId>) -> Self {
-        Self {
-            key,
-            stage: Stage::Start,
-            queue: likely.into_iter().collect(),
-            tried: BTreeSet::new(),
-            deferred: VecDeque::new(),
-        }
+        Self { key, stage: Stage::Start(likely.into_iter().collect()), named: BTreeSet::new() }
     }
 
     /// Where the group should be.
@@ -71,62 +61,45 @@ impl Search {
         self.key
     }
 
-    /// The next step; `members` are all that are known.
-    pub fn next(&mut self, members: &[PeerId]) -> Step {
-        while let Some(peer) = self.queue.pop_front() {
-            if self.tried.insert(peer) {
-                return Step::Try(peer);
-            }
-        }
-        match self.stage {
-            Stage::Start => {
-                self.stage = Stage::Locating;
-                Step::Locate
-            }
-            Stage::Locating => Step::Wait,
-            Stage::Asking(due) if due > 0 => Step::Wait,
-            Stage::Closest | Stage::Asking(_) | Stage::Last => self.ask_more(members),
-        }
+    /// Whether the closest members have been named.
+    pub fn named_closest(&self) -> bool {
+        self.stage == Stage::Others
     }
 
-    /// Puts off a peer that was just named, until nobody else is left; false if that is now.
-    pub fn defer(&mut self, peer: PeerId) -> bool {
-        let put_off = self.stage != Stage::Last;
-        if put_off {
-            self.deferred.push_back(peer);
+    /// The next step; `members` are all that are known.
+    pub fn next(&mut self, members: &[PeerId]) -> Step {
+        match std::mem::replace(&mut self.stage, Stage::Locating) {
+            Stage::Start(likely) => {
+                self.stage = Stage::Unlocated;
+                Step::Likely(self.name(likely))
+            }
+            Stage::Unlocated => Step::Locate,
+            Stage::Locating => Step::Wait,
+            Stage::Located(closest) => {
+                self.stage = Stage::Others;
+                Step::Likely(self.name(closest))
+            }
+            Stage::Others => {
+                self.stage = Stage::Others;
+                let others = members.iter().copied().filter(|peer| !self.named.contains(peer));
+                match placement::closest(&self.key, others, ASKED_AT_ONCE) {
+                    nobody if nobody.is_empty() => Step::Exhausted,
+                    others => Step::Unlikely(self.name(others)),
+                }
+            }
         }
-        put_off
     }
 
     /// The closest members are these.
     pub fn located(&mut self, closest: Vec<PeerId>) {
-        if self.stage == Stage::Locating {
-            self.stage = Stage::Closest;
-            self.queue.extend(closest);
+        if matches!(self.stage, Stage::Unlocated | Stage::Locating) {
+            self.stage = Stage::Located(closest);
         }
     }
 
-    /// A peer that was asked whether it has it has answered.
-    pub fn answered(&mut self, peer: PeerId, has: bool) {
-        if let Stage::Asking(due) = &mut self.stage {
-            *due = due.saturating_sub(1);
-        }
-        if has {
-            self.tried.remove(&peer);
-            self.queue.push_back(peer);
-        }
-    }
-
-    fn ask_more(&mut self, members: &[PeerId]) -> Step {
-        let untried = members.iter().copied().filter(|peer| !self.tried.contains(peer));
-        let asked = placement::closest(&self.key, untried, ASKED_AT_ONCE);
-        if asked.is_empty() {
-            self.stage = Stage::Last;
-            return self.deferred.pop_front().map_or(Step::Exhausted, Step::Try);
-        }
-        self.tried.extend(&asked);
-        self.stage = Stage::Asking(asked.len());
-        Step::Ask(asked)
+    /// Those of some peers that were not named before.
+    fn name(&mut self, peers: Vec<PeerId>) -> Vec<PeerId> {
+        peers.into_iter().filter(|peer| self.named.insert(*peer)).collect()
     }
 }
 
@@ -140,61 +113,42 @@ mod tests {
     }
 
     #[test]
-    fn the_likely_come_first_then_the_closest_then_everybody() {
+    fn the_likely_come_first_then_the_closest_then_everybody_and_nobody_twice() {
         let members: Vec<PeerId> = (0..40).map(peer).collect();
         let mut search = Search::new(key(), [peer(0)]);
-        assert_eq!(search.next(&members), Step::Try(peer(0)));
+        assert_eq!(search.next(&members), Step::Likely(vec![peer(0)]));
         assert_eq!(search.next(&members), Step::Locate);
         assert_eq!(search.next(&members), Step::Wait);
+        assert!(!search.named_closest());
         search.located(vec![peer(0), peer(1), peer(2)]);
-        assert_eq!(search.next(&members), Step::Try(peer(1)), "nobody is tried twice");
-        assert_eq!(search.next(&members), Step::Try(peer(2)));
-        let mut asked = 3;
+        assert_eq!(search.next(&members), Step::Likely(vec![peer(1), peer(2)]));
+        assert!(search.named_closest());
+        let mut named = 3;
         for expected in [16, 16, 5] {
-            let Step::Ask(batch) = search.next(&members) else { panic!("more are to be asked") };
+            let Step::Unlikely(batch) = search.next(&members) else { panic!("more are to be asked") };
             assert_eq!(batch.len(), expected);
-            assert_eq!(search.next(&members), Step::Wait);
-            asked += batch.len();
-            batch.into_iter().for_each(|peer| search.answered(peer, false));
+            named += batch.len();
         }
-        assert_eq!(asked, 40);
+        assert_eq!(named, 40);
         assert_eq!(search.next(&members), Step::Exhausted);
     }
 
     #[test]
-    fn who_says_to_have_it_is_tried_at_once() {
-        let members: Vec<PeerId> = (0..10).map(peer).collect();
-        let mut search = Search::new(key(), []);
-        assert_eq!(search.next(&members), Step::Locate);
-        search.located(vec![]);
-        assert!(matches!(search.next(&members), Step::Ask(batch) if batch.len() == 10));
-        search.answered(peer(4), true);
-        assert_eq!(search.next(&members), Step::Try(peer(4)));
-        assert_eq!(search.next(&members), Step::Wait);
-    }
-
-    #[test]
-    fn who_is_put_off_comes_last() {
-        let members: Vec<PeerId> = (0..3).map(peer).collect();
+    fn who_is_closest_may_be_known_beforehand() {
         let mut search = Search::new(key(), [peer(0)]);
-        assert_eq!(search.next(&members), Step::Try(peer(0)));
-        assert!(search.defer(peer(0)));
-        assert_eq!(search.next(&members), Step::Locate);
-        search.located(vec![peer(0), peer(1)]);
-        assert_eq!(search.next(&members), Step::Try(peer(1)));
-        assert_eq!(search.next(&members), Step::Ask(vec![peer(2)]));
-        search.answered(peer(2), false);
-        assert_eq!(search.next(&members), Step::Try(peer(0)));
-        assert!(!search.defer(peer(0)), "nobody else is left");
-        assert_eq!(search.next(&members), Step::Exhausted);
+        assert_eq!(search.next(&[]), Step::Likely(vec![peer(0)]));
+        search.located(vec![peer(3)]);
+        assert_eq!(search.next(&[]), Step::Likely(vec![peer(3)]));
     }
 
     #[test]
-    fn a_member_that_appears_later_is_asked_too() {
+    fn a_member_that_appears_later_is_named_too() {
         let mut search = Search::new(key(), []);
+        assert_eq!(search.next(&[]), Step::Likely(vec![]));
         assert_eq!(search.next(&[]), Step::Locate);
         search.located(vec![]);
+        assert_eq!(search.next(&[]), Step::Likely(vec![]));
         assert_eq!(search.next(&[]), Step::Exhausted);
-        assert_eq!(search.next(&[peer(1)]), Step::Ask(vec![peer(1)]));
+        assert_eq!(search.next(&[peer(1)]), Step::Unlikely(vec![peer(1)]));
     }
 }

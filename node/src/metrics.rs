@@ -77,12 +77,23 @@ impl Metrics {
 impl Collector for Counted {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
         let Self { exchange, net, inbound_dropped, gauges } = self;
-        let counters: [(&str, &str, &AtomicU64); 10] = [
+        let counters: [(&str, &str, &AtomicU64); 13] = [
             ("p2p_streams_refused", "Inbound streams beyond a limit", &exchange.streams_refused),
             ("p2p_streams_dropped", "Inbound streams that nobody took in time", inbound_dropped),
             ("p2p_links_broken", "Links ended by a breach of the protocol or a failed stream", &exchange.links_broken),
             ("p2p_objects_bad", "Objects that did not match their address", &exchange.objects_bad),
             ("p2p_pushes_full", "Pushes refused for want of room", &exchange.pushes_full),
+            (
+                "p2p_objects_hedged",
+                "Objects asked of a second source because the first was slow",
+                &exchange.objects_hedged,
+            ),
+            (
+                "p2p_objects_stolen",
+                "Objects taken from a slow source's queue for a faster one",
+                &exchange.objects_stolen,
+            ),
+            ("p2p_bytes_duplicate", "Bytes of objects that came twice", &exchange.bytes_duplicate),
             ("p2p_requests_silent", "Requests without an answer in time", &exchange.requests_silent),
             ("p2p_object_sent_bytes", "Bytes of objects sent to members", &exchange.bytes_sent),
             ("p2p_object_received_bytes", "Bytes of objects received from members", &exchange.bytes_received),

@@ -3,33 +3,27 @@
 #![expect(clippy::disallowed_methods, reason = "the shell: reads the clock for the machine")]
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures::StreamExt;
-use futures::stream::FuturesOrdered;
+use futures::future::{AbortHandle, Abortable, BoxFuture};
+use futures::stream::FuturesUnordered;
 use libp2p::PeerId;
-use tokio::sync::{Semaphore, mpsc, oneshot};
-use tokio::task::{AbortHandle, JoinSet};
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinHandle;
 
 use super::{Content, ContentError, Locator, TICK};
 use crate::blocking;
 use crate::exchange::client::{AskError, Lane};
 use crate::exchange::{add, count};
-use crate::get::{Effect, Get, GetConfig, Input, Outcome, Part, Range, SOURCE_SILENT_MAX, WINDOW_LEN, Wanted};
+use crate::get::{Effect, Get, GetConfig, Input, Outcome, Range, SOURCE_SILENT_MAX, WINDOW_LEN, Want, Wanted};
 use crate::hold;
 use crate::message::{Reply, Request};
 use crate::object::Object;
 use crate::placement::READ_CANDIDATES;
 use crate::store::ObjectStore;
 use crate::tree::{GEOMETRY, ObjectRef, PlacementKey, RootId};
-
-/// Objects that are asked of one source at once, for one part.
-const REQUESTS_AT_ONCE: usize = 8;
-
-/// Objects that wait to be kept as cache, of one get.
-const CACHED_AT_ONCE: usize = 16;
 
 /// What a get asks for.
 #[derive(Clone, Copy, Debug)]
@@ -112,10 +106,11 @@ impl<S: ObjectStore, L: Locator> Content<S, L> {
         let run = Run {
             content: self.clone(),
             root,
-            cache: cache.then(|| Arc::new(Semaphore::new(CACHED_AT_ONCE))),
-            tasks: JoinSet::new(),
-            fetching: BTreeMap::new(),
+            cache,
+            work: FuturesUnordered::new(),
+            requests: BTreeMap::new(),
             moved: BTreeMap::new(),
+            caching: BTreeMap::new(),
             deliveries: VecDeque::new(),
             found: Some(found),
             file_len: 0,
@@ -143,12 +138,15 @@ struct Begun {
 struct Run<S, L> {
     content: Content<S, L>,
     root: RootId,
-    /// Slots of what is to be kept as cache, where anything is.
-    cache: Option<Arc<Semaphore>>,
-    tasks: JoinSet<()>,
-    fetching: BTreeMap<(Part, PeerId), AbortHandle>,
+    /// Whether what comes from elsewhere is to be kept.
+    cache: bool,
+    /// What will become inputs. They are polled first in the order in which they were begun, so that requests leave in it.
+    work: FuturesUnordered<Abortable<BoxFuture<'static, Input>>>,
+    requests: BTreeMap<(PeerId, Want), AbortHandle>,
     /// How much had moved on each source's link when it was last looked at.
     moved: BTreeMap<PeerId, u64>,
+    /// Leaves that are being kept, by offset.
+    caching: BTreeMap<u64, JoinHandle<()>>,
     deliveries: VecDeque<Object>,
     /// Told once the first object is ready for the reader, or that there will be none.
     found: Option<oneshot::Sender<Result<u64, ContentError>>>,
@@ -157,7 +155,6 @@ struct Run<S, L> {
 
 impl<S: ObjectStore, L: Locator> Run<S, L> {
     async fn run(mut self, mut get: Get, deliver: mpsc::Sender<Result<Object, ContentError>>) {
-        let (inputs, mut inbox) = mpsc::channel(64);
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut effects = get.handle(Input::Start, Instant::now());
@@ -166,26 +163,32 @@ impl<S: ObjectStore, L: Locator> Run<S, L> {
             for effect in effects.drain(..) {
                 match effect {
                     Effect::Finished => finished = true,
-                    Effect::Failed(error) => return self.fail(error.into(), &deliver).await,
-                    other => self.act(other, &inputs),
+                    Effect::Failed(error) => {
+                        self.count_stats(&get);
+                        return self.fail(error.into(), &deliver).await;
+                    }
+                    other => self.act(other),
                 }
             }
             self.tell_found();
             if finished && self.deliveries.is_empty() {
-                return;
+                return self.count_stats(&get);
             }
             let input = tokio::select! {
                 permit = deliver.reserve(), if !self.deliveries.is_empty() => {
                     // The reader is gone: so is the get, and with it all that is under way.
-                    let Ok(permit) = permit else { return };
+                    let Ok(permit) = permit else { return self.count_stats(&get) };
                     let Some(object) = self.deliveries.pop_front() else { continue };
-                    let len = object.reference().len;
+                    let consumed = self.consumed(&object);
                     permit.send(Ok(object));
-                    Input::Consumed(len)
+                    let Some(consumed) = consumed else { continue };
+                    consumed
                 }
-                () = deliver.closed() => return,
-                Some(input) = inbox.recv() => input,
-                Some(_ended) = self.tasks.join_next() => continue,
+                () = deliver.closed() => return self.count_stats(&get),
+                Some(done) = self.work.next() => match done {
+                    Ok(input) => self.note(input),
+                    Err(_cancelled) => continue,
+                },
                 _ = tick.tick() => {
                     for peer in self.heard() {
                         effects.extend(get.handle(Input::Heard(peer), Instant::now()));
@@ -197,10 +200,47 @@ impl<S: ObjectStore, L: Locator> Run<S, L> {
         }
     }
 
+    /// What is to be remembered of an input before the machine takes it.
+    fn note(&mut self, input: Input) -> Input {
+        match &input {
+            Input::Got(peer, object) => {
+                let want = if self.file_len == 0 { Want::Root } else { Want::Object(*object.reference()) };
+                self.requests.remove(&(*peer, want));
+                self.keep_as_cache(*peer, object);
+            }
+            Input::Missed(peer, want, _) => {
+                self.requests.remove(&(*peer, *want));
+            }
+            _ => {}
+        }
+        input
+    }
+
+    /// The reader takes an object. Its memory is free once it is also kept: so a disk that is slower than the network slows
+    /// the get down and fills no memory.
+    fn consumed(&mut self, object: &Object) -> Option<Input> {
+        let input = Input::Consumed(object.payload().len() as u64);
+        match self.caching.remove(&object.reference().offset) {
+            Some(task) if !task.is_finished() => {
+                self.begin(async move {
+                    let _ = task.await;
+                    input
+                });
+                None
+            }
+            _ => Some(input),
+        }
+    }
+
+    fn begin(&mut self, work: impl Future<Output = Input> + Send + 'static) -> AbortHandle {
+        let (handle, registration) = AbortHandle::new_pair();
+        self.work.push(Abortable::new(Box::pin(work), registration));
+        handle
+    }
+
     /// Sources from which something has come since the last call.
     fn heard(&mut self) -> Vec<PeerId> {
-        self.fetching.retain(|_, task| !task.is_finished());
-        let sources: BTreeSet<PeerId> = self.fetching.keys().map(|(_, peer)| *peer).collect();
+        let sources: BTreeSet<PeerId> = self.requests.keys().map(|(peer, _)| *peer).collect();
         let client = &self.content.client;
         let now: BTreeMap<PeerId, u64> = sources.into_iter().map(|peer| (peer, client.moved(peer))).collect();
         let before = std::mem::replace(&mut self.moved, now);
@@ -236,44 +276,51 @@ impl<S: ObjectStore, L: Locator> Run<S, L> {
         }
     }
 
-    fn act(&mut self, effect: Effect, inputs: &mpsc::Sender<Input>) {
-        let inputs = inputs.clone();
+    fn count_stats(&self, get: &Get) {
+        let (stats, counters) = (get.stats(), &self.content.counters);
+        add(&counters.objects_hedged, stats.hedged);
+        add(&counters.objects_stolen, stats.stolen);
+        add(&counters.bytes_duplicate, stats.duplicate);
+    }
+
+    fn act(&mut self, effect: Effect) {
         let content = self.content.clone();
         match effect {
             Effect::Locate(part, key) => {
-                self.tasks.spawn(async move {
+                self.begin(async move {
                     let closest = content.locator.closest(key, READ_CANDIDATES).await;
-                    let _ = inputs.send(Input::Located(part, closest, content.locator.members())).await;
+                    Input::Located(part, closest, content.locator.members())
                 });
             }
-            Effect::Ask(part, peers, reference) => {
+            Effect::AskRoot(peers) => {
                 let root = self.root;
                 for peer in peers {
-                    let (content, inputs) = (content.clone(), inputs.clone());
-                    self.tasks.spawn(async move {
-                        let has = content.has(peer, root, reference).await;
-                        let _ = inputs.send(Input::Answered(part, peer, has)).await;
-                    });
+                    let content = content.clone();
+                    self.begin(async move { Input::RootAnswered(peer, content.has_root(peer, root).await) });
                 }
             }
-            Effect::FetchRoot(part, peer) => {
-                let (root, cache) = (self.root, self.cache.clone());
-                let task = self.tasks.spawn(async move {
-                    let fetch = content.fetch_root(peer, root).await;
-                    content.hand_over(part, peer, fetch, &cache, &inputs).await;
-                });
-                self.fetching.insert((part, peer), task);
+            Effect::Ask(part, peers, objects) => {
+                for peer in peers {
+                    let (content, objects) = (content.clone(), objects.clone());
+                    self.begin(async move { Input::Answered(part, peer, content.which_of(peer, objects).await) });
+                }
             }
-            Effect::Fetch(part, peer, wants) => {
-                let cache = self.cache.clone();
-                let task = self.tasks.spawn(async move {
-                    content.fetch_all(part, peer, wants, &cache, &inputs).await;
-                });
-                self.fetching.insert((part, peer), task);
+            Effect::Fetch(peer, wants) => {
+                let root = self.root;
+                for want in wants {
+                    let content = content.clone();
+                    let request = self.begin(async move {
+                        match content.fetch(peer, root, want).await {
+                            Ok(object) => Input::Got(peer, object),
+                            Err(outcome) => Input::Missed(peer, want, outcome),
+                        }
+                    });
+                    self.requests.insert((peer, want), request);
+                }
             }
-            Effect::Abandon(part, peer) => {
-                if let Some(task) = self.fetching.remove(&(part, peer)) {
-                    task.abort();
+            Effect::Cancel(peer, want) => {
+                if let Some(request) = self.requests.remove(&(peer, want)) {
+                    request.abort();
                 }
             }
             Effect::Found(len) => self.file_len = len,
@@ -281,135 +328,80 @@ impl<S: ObjectStore, L: Locator> Run<S, L> {
             Effect::Finished | Effect::Failed(_) => unreachable!("handled by the caller"),
         }
     }
-}
 
-/// What came of asking one source for one object.
-enum Fetched {
-    Object(Object),
-    Absent,
-    Bad,
-    Failed,
+    /// Begins to keep what came from elsewhere, as far as there is room; the get that it came by may end meanwhile.
+    fn keep_as_cache(&mut self, peer: PeerId, object: &Object) {
+        if !self.cache || peer == self.content.locator.me() {
+            return;
+        }
+        let (store, kept) = (self.content.store.clone(), object.clone());
+        let task = tokio::spawn(async move {
+            let done = store.write(kept.payload().len(), move |tx| hold::store(tx, &kept, None)).await;
+            if let Err(error) = done {
+                tracing::debug!(%error, "not kept as cache");
+            }
+        });
+        if object.is_leaf() {
+            self.caching.insert(object.reference().offset, task);
+        }
+    }
 }
 
 impl<S: ObjectStore, L: Locator> Content<S, L> {
-    async fn fetch_all(
-        &self,
-        part: Part,
-        peer: PeerId,
-        wants: Vec<ObjectRef>,
-        cache: &Option<Arc<Semaphore>>,
-        inputs: &mpsc::Sender<Input>,
-    ) {
-        let mut wants = wants.into_iter();
-        let mut under_way = FuturesOrdered::new();
-        let mut outcome = Outcome::Done;
-        loop {
-            while under_way.len() < REQUESTS_AT_ONCE
-                && let Some(want) = wants.next()
-            {
-                under_way.push_back(self.fetch(peer, want));
-            }
-            let Some(fetched) = under_way.next().await else { break };
-            match fetched {
-                Fetched::Object(object) => {
-                    self.keep_as_cache(peer, &object, cache).await;
-                    let _ = inputs.send(Input::Got(part, peer, object)).await;
-                }
-                Fetched::Absent => {}
-                Fetched::Bad => {
-                    outcome = Outcome::Bad;
-                    break;
-                }
-                Fetched::Failed => {
-                    outcome = Outcome::Failed;
-                    break;
-                }
-            }
+    async fn fetch(&self, peer: PeerId, root: RootId, want: Want) -> Result<Object, Outcome> {
+        if peer == self.locator.me() {
+            return local(match want {
+                Want::Root => self.store.read(move |view| view.root(&root)).await,
+                Want::Object(reference) => self.store.read(move |view| view.object(&reference)).await,
+            });
         }
-        let _ = inputs.send(Input::Ended(part, peer, outcome)).await;
-    }
-
-    async fn hand_over(
-        &self,
-        part: Part,
-        peer: PeerId,
-        fetched: Fetched,
-        cache: &Option<Arc<Semaphore>>,
-        inputs: &mpsc::Sender<Input>,
-    ) {
-        let outcome = match fetched {
-            Fetched::Object(object) => {
-                self.keep_as_cache(peer, &object, cache).await;
-                let _ = inputs.send(Input::Got(part, peer, object)).await;
-                Outcome::Done
-            }
-            Fetched::Absent => Outcome::Done,
-            Fetched::Bad => Outcome::Bad,
-            Fetched::Failed => Outcome::Failed,
+        let request = match want {
+            Want::Root => Request::Root(root),
+            Want::Object(reference) => Request::Get(reference),
         };
-        let _ = inputs.send(Input::Ended(part, peer, outcome)).await;
-    }
-
-    async fn fetch_root(&self, peer: PeerId, root: RootId) -> Fetched {
-        if peer == self.locator.me() {
-            return local(self.store.read(move |view| view.root(&root)).await);
-        }
-        match self.client.ask(peer, Lane::Ask, Request::Root(root)).await {
-            Ok(Reply::Root(len, bytes)) => self.check(peer, ObjectRef::root(root, len), bytes).await,
-            answer => no_object(peer, answer),
+        match (want, self.client.ask(peer, Lane::Ask, request).await) {
+            (Want::Root, Ok(Reply::Root(len, bytes))) => self.check(peer, ObjectRef::root(root, len), bytes).await,
+            (Want::Object(reference), Ok(Reply::Object(bytes))) => self.check(peer, reference, bytes).await,
+            (_, answer) => Err(no_object(peer, answer)),
         }
     }
 
-    async fn fetch(&self, peer: PeerId, want: ObjectRef) -> Fetched {
-        if peer == self.locator.me() {
-            return local(self.store.read(move |view| view.object(&want)).await);
-        }
-        match self.client.ask(peer, Lane::Ask, Request::Get(want)).await {
-            Ok(Reply::Object(bytes)) => self.check(peer, want, bytes).await,
-            answer => no_object(peer, answer),
-        }
-    }
-
-    async fn check(&self, peer: PeerId, reference: ObjectRef, bytes: Bytes) -> Fetched {
+    async fn check(&self, peer: PeerId, reference: ObjectRef, bytes: Bytes) -> Result<Object, Outcome> {
         add(&self.counters.bytes_received, bytes.len() as u64);
-        match blocking::verify(reference, bytes).await {
-            Ok(object) => Fetched::Object(object),
-            Err(_mismatch) => {
-                count(&self.counters.objects_bad);
-                tracing::warn!(%peer, "sent bytes that do not match their address");
-                Fetched::Bad
-            }
-        }
+        blocking::verify(reference, bytes).await.map_err(|_mismatch| {
+            count(&self.counters.objects_bad);
+            tracing::warn!(%peer, "sent bytes that do not match their address");
+            Outcome::Bad
+        })
     }
 
-    /// Begins to keep what came from elsewhere, as far as there is room; the get that it came by may end meanwhile. Waits
-    /// when the disk is slower than the network.
-    async fn keep_as_cache(&self, peer: PeerId, object: &Object, cache: &Option<Arc<Semaphore>>) {
-        let Some(slots) = cache.clone().filter(|_| peer != self.locator.me()) else { return };
-        let Ok(slot) = slots.acquire_owned().await else { return };
-        let (store, object) = (self.store.clone(), object.clone());
-        tokio::spawn(async move {
-            let kept = store.write(object.payload().len(), move |tx| hold::store(tx, &object, None)).await;
-            if let Err(error) = kept {
-                tracing::debug!(%error, "not kept as cache");
-            }
-            drop(slot);
-        });
+    /// Whether a member has the root object; None if it does not say.
+    async fn has_root(&self, peer: PeerId, root: RootId) -> Option<bool> {
+        self.flags(peer, Request::HaveRoot(root)).await?.first().copied()
     }
 
-    /// Whether a member has an object, or the root object; None if it does not say.
-    async fn has(&self, peer: PeerId, root: RootId, reference: Option<ObjectRef>) -> Option<bool> {
+    /// Which of some objects a member has; None if it does not say.
+    async fn which_of(&self, peer: PeerId, objects: Vec<ObjectRef>) -> Option<Vec<ObjectRef>> {
         if peer == self.locator.me() {
-            // It is the first source of every part.
-            return Some(false);
+            let found = self.store.read(move |view| {
+                let mut found = Vec::new();
+                for reference in objects {
+                    if view.find(&reference)?.is_some() {
+                        found.push(reference);
+                    }
+                }
+                Ok(found)
+            });
+            return found.await.ok();
         }
-        let request = match reference {
-            Some(reference) => Request::Have(vec![reference]),
-            None => Request::HaveRoot(root),
-        };
+        let flags = self.flags(peer, Request::Have(objects.clone())).await?;
+        Some(objects.into_iter().zip(flags).filter(|(_, has)| *has).map(|(reference, _)| reference).collect())
+    }
+
+    async fn flags(&self, peer: PeerId, request: Request) -> Option<Vec<bool>> {
         let asked = self.client.ask(peer, Lane::Ask, request);
         match tokio::time::timeout(SOURCE_SILENT_MAX, asked).await {
-            Ok(Ok(Reply::Flags(flags))) => flags.first().copied(),
+            Ok(Ok(Reply::Flags(flags))) => Some(flags),
             _ => None,
         }
     }
@@ -420,27 +412,22 @@ impl<S: ObjectStore, L: Locator> Content<S, L> {
     }
 }
 
-fn local(read: Result<Option<Object>, crate::store::StoreError>) -> Fetched {
+fn local(read: Result<Option<Object>, crate::store::StoreError>) -> Result<Object, Outcome> {
     match read {
-        Ok(Some(object)) => Fetched::Object(object),
-        Ok(None) => Fetched::Absent,
+        Ok(Some(object)) => Ok(object),
+        Ok(None) => Err(Outcome::Absent),
         Err(error) => {
             tracing::error!(%error, "cannot read an object; asking others for it");
-            Fetched::Failed
+            Err(Outcome::Failed)
         }
     }
 }
 
-fn no_object(peer: PeerId, answer: Result<Reply, AskError>) -> Fetched {
+fn no_object(peer: PeerId, answer: Result<Reply, AskError>) -> Outcome {
     match answer {
-        Ok(Reply::Absent) => Fetched::Absent,
-        Ok(other) => {
-            tracing::debug!(%peer, ?other, "answered with something else");
-            Fetched::Failed
-        }
-        Err(error) => {
-            tracing::debug!(%peer, %error, "no answer");
-            Fetched::Failed
-        }
+        Ok(Reply::Absent) => return Outcome::Absent,
+        Ok(other) => tracing::debug!(%peer, ?other, "answered with something else"),
+        Err(error) => tracing::debug!(%peer, %error, "no answer"),
     }
+    Outcome::Failed
 }

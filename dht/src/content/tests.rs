@@ -193,7 +193,7 @@ async fn misbehave(mut stream: libp2p::Stream, manner: Manner) {
         let (number, request) = Request::from_frame(received.into_frame()).expect("the others are honest");
         let answer = match (manner, request) {
             (Manner::HangsUp, _) => return,
-            (Manner::NoAnswer, _) => continue,
+            (Manner::NoAnswer, _) | (_, Request::Cancel) => continue,
             (Manner::WrongNumber, _) => Reply::Absent.into_frame(number + 1000),
             (Manner::WrongLength, Request::Root(_)) => Reply::Root(u64::MAX, vec![0; 100].into()).into_frame(number),
             (_, Request::Root(_)) => Reply::Root(5, Bytes::from_static(b"wrong")).into_frame(number),

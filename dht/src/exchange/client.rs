@@ -191,29 +191,76 @@ impl Client {
         slot
     }
 
-    async fn ask_on(&self, session: &Session, request: Request) -> Result<Reply, AskError> {
+    async fn ask_on(&self, session: &Arc<Session>, request: Request) -> Result<Reply, AskError> {
         let number = session.next.fetch_add(1, Ordering::Relaxed);
-        let (answer, mut answered) = oneshot::channel();
+        let (answer, answered) = oneshot::channel();
         let place = session.sender.reserve().await.map_err(|_closed| AskError::Ended)?;
         match lock(&session.waiting).as_mut() {
             Some(waiting) => drop(waiting.insert(number, answer)),
             None => return Err(AskError::Ended),
         }
+        let mut due = Due { session: session.clone(), counters: self.counters.clone(), number, answered };
+        let is_for_bulk = request.is_for_bulk();
         place.send(request.into_frame(number));
+        if is_for_bulk { CancelledOnDrop(Some(due)).answer().await } else { due.answer().await }
+    }
+}
+
+/// A request that was sent, and its answer that is due.
+struct Due {
+    session: Arc<Session>,
+    counters: Arc<Counters>,
+    number: u64,
+    answered: oneshot::Receiver<Reply>,
+}
+
+impl Due {
+    /// Waits for the answer, as long as anything moves; a link on which nothing does is ended.
+    async fn answer(&mut self) -> Result<Reply, AskError> {
         let latest = Instant::now() + ANSWER_TIME_MAX;
-        let mut moved = session.sender.moved();
+        let sender = &self.session.sender;
+        let mut moved = sender.moved();
         loop {
-            match tokio::time::timeout(ANSWER_SILENT_MAX, &mut answered).await {
+            match tokio::time::timeout(ANSWER_SILENT_MAX, &mut self.answered).await {
                 Ok(answer) => return answer.map_err(|_gone| AskError::Ended),
-                Err(_elapsed) if session.sender.moved() != moved && Instant::now() < latest => {
-                    moved = session.sender.moved();
+                Err(_elapsed) if sender.moved() != moved && Instant::now() < latest => {
+                    moved = sender.moved();
                 }
                 Err(_elapsed) => {
                     count(&self.counters.requests_silent);
-                    session.sender.abort();
+                    sender.abort();
                     return Err(AskError::Silent);
                 }
             }
+        }
+    }
+
+    /// Tells the peer that no answer is wanted. It has to answer all the same, by which a dead link is found out.
+    async fn cancel(mut self) {
+        if self.session.sender.send(Request::Cancel.into_frame(self.number)).await.is_ok() {
+            let _ = self.answer().await;
+        }
+    }
+}
+
+/// A request for an object, called back when nobody waits for it any more.
+struct CancelledOnDrop(Option<Due>);
+
+impl CancelledOnDrop {
+    async fn answer(mut self) -> Result<Reply, AskError> {
+        let Some(due) = &mut self.0 else { return Err(AskError::Ended) };
+        let answer = due.answer().await;
+        self.0 = None;
+        answer
+    }
+}
+
+impl Drop for CancelledOnDrop {
+    fn drop(&mut self) {
+        if let Some(due) = self.0.take()
+            && let Ok(runtime) = tokio::runtime::Handle::try_current()
+        {
+            runtime.spawn(due.cancel());
         }
     }
 }

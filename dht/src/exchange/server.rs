@@ -1,6 +1,6 @@
 //! The answering side: one task per inbound stream, with bounds on how many there are and on what they hold.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
@@ -8,8 +8,8 @@ use futures::StreamExt;
 use futures::io::{AsyncRead, AsyncWrite};
 use futures::stream::FuturesUnordered;
 use libp2p::PeerId;
-use p2p_gossip::wire::{Frame, Link, Received};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use p2p_gossip::wire::{Link, Received};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 use super::{Counters, CurrentCluster, add, count, link_config};
 use crate::blocking;
@@ -25,7 +25,7 @@ pub const STREAMS_PER_PEER_MAX: usize = 6;
 pub const STREAMS_MAX: usize = 512;
 
 /// Requests of one stream that are worked on at once.
-const REQUESTS_AT_ONCE: usize = 16;
+const REQUESTS_AT_ONCE: usize = 32;
 
 /// Bytes of objects that are on their way out, over all streams.
 const SERVED_LEN_MAX: usize = 24 << 20;
@@ -73,18 +73,41 @@ impl<S: ObjectStore> Server<S> {
         let Link { sender, mut receiver, .. } = link;
         let slots = Arc::new(Semaphore::new(SERVED_PER_STREAM));
         let mut working = FuturesUnordered::new();
+        // How to stop working on each, and what waits for its turn on the link.
+        let mut cancels = BTreeMap::new();
+        let mut ready: VecDeque<Answer> = VecDeque::new();
         loop {
             tokio::select! {
-                received = receiver.recv(), if working.len() < REQUESTS_AT_ONCE => match received {
-                    Some(received) => working.push(self.answer(peer, received, slots.clone())),
-                    None => break,
-                },
-                Some(answer) = working.next() => {
-                    // What was reserved counts as under way until the link has taken the payload.
-                    let Some((frame, _reserved)) = answer else { break };
-                    if sender.send(frame).await.is_err() {
-                        break;
+                biased;
+                received = receiver.recv(), if working.len() + ready.len() < REQUESTS_AT_ONCE => {
+                    let Some(received) = received else { break };
+                    match Request::from_frame(received.frame.clone()) {
+                        Ok((number, Request::Cancel)) => {
+                            cancels.remove(&number);
+                            ready.iter_mut().filter(|answer| answer.number == number).for_each(Answer::cancel);
+                        }
+                        Ok((number, request)) => {
+                            let (cancel, cancelled) = oneshot::channel();
+                            cancels.insert(number, cancel);
+                            working.push(self.answer(peer, number, request, received, slots.clone(), cancelled));
+                        }
+                        Err(error) => {
+                            count(&self.counters.links_broken);
+                            tracing::debug!(%peer, %error, "sent a request that is none");
+                            break;
+                        }
                     }
+                }
+                place = sender.reserve(), if !ready.is_empty() => {
+                    let (Ok(place), Some(answer)) = (place, ready.pop_front()) else { break };
+                    if let Reply::Root(_, bytes) | Reply::Object(bytes) = &answer.reply {
+                        add(&self.counters.bytes_sent, bytes.len() as u64);
+                    }
+                    place.send(answer.reply.into_frame(answer.number));
+                }
+                Some(answer) = working.next() => {
+                    cancels.remove(&answer.number);
+                    ready.push_back(answer);
                 }
             }
         }
@@ -95,28 +118,27 @@ impl<S: ObjectStore> Server<S> {
         sender.abort();
     }
 
-    /// Answers one request; None when it is none, which ends the link. The request's credit goes back with its answer.
+    /// Answers one request, unless it is cancelled before. The request's credit goes back with its answer.
     async fn answer(
         &self,
         peer: PeerId,
-        received: Received,
+        number: u64,
+        request: Request,
+        _received: Received,
         slots: Arc<Semaphore>,
-    ) -> Option<(Frame, Option<Reserved>)> {
-        let (number, request) = match Request::from_frame(received.frame.clone()) {
-            Ok(request) => request,
-            Err(error) => {
-                count(&self.counters.links_broken);
-                tracing::debug!(%peer, %error, "sent a request that is none");
-                return None;
-            }
+        cancelled: oneshot::Receiver<()>,
+    ) -> Answer {
+        let is_for_bulk = request.is_for_bulk();
+        let answer = async {
+            let reserved = self.reserve(&request, slots).await;
+            (self.reply(peer, request).await, reserved)
         };
-        let reserved = self.reserve(&request, slots).await;
-        let reply = self.reply(peer, request).await;
-        if let Reply::Root(_, bytes) | Reply::Object(bytes) = &reply {
-            add(&self.counters.bytes_sent, bytes.len() as u64);
-        }
-        drop(received);
-        Some((reply.into_frame(number), reserved))
+        let (reply, reserved) = tokio::select! {
+            biased;
+            _ = cancelled, if is_for_bulk => (Reply::Refused(Refusal::Cancelled), None),
+            answer = answer => answer,
+        };
+        Answer { number, reply, reserved }
     }
 
     /// Waits until the answer's payload may be in memory.
@@ -177,6 +199,8 @@ impl<S: ObjectStore> Server<S> {
                 let upload = of_sender(peer, upload);
                 self.store.write(0, move |tx| hold::keep(tx, upload)).await.map(|()| Reply::Noted)
             }
+            // Whoever reads the requests has seen to it.
+            Request::Cancel => Ok(Reply::Refused(Refusal::Invalid)),
         };
         done.unwrap_or_else(|error| {
             tracing::warn!(%error, "cannot answer: the store failed");
@@ -231,6 +255,23 @@ fn of_sender(peer: PeerId, upload: UploadId) -> UploadId {
     UploadId(*hasher.finalize().as_bytes().first_chunk().expect("a hash is longer"))
 }
 
+/// An answer on its way to the link.
+struct Answer {
+    number: u64,
+    reply: Reply,
+    /// Counts as under way until the link has taken the payload.
+    reserved: Option<Reserved>,
+}
+
+impl Answer {
+    /// Nobody wants the object any more.
+    fn cancel(&mut self) {
+        if self.reserved.take().is_some() {
+            self.reply = Reply::Refused(Refusal::Cancelled);
+        }
+    }
+}
+
 /// Room for an answer's payload.
 struct Reserved {
     _slot: OwnedSemaphorePermit,
@@ -254,3 +295,6 @@ impl<S> Drop for Place<'_, S> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

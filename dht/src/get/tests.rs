@@ -1,3 +1,5 @@
+use std::collections::VecDeque;
+
 use bytes::Bytes;
 use rand::Rng;
 
@@ -5,6 +7,7 @@ use super::*;
 use crate::object::TreeBuilder;
 use crate::placement;
 use crate::testing::{Timeline, bytes, dice, peer, seeds};
+use crate::tree::Id;
 
 /// Leaves of one chunk, indexes of four children, extents of two leaves.
 const SMALL: Geometry = Geometry { leaf_len: 1024, fanout: 4, extent_leaves: 2 };
@@ -18,26 +21,44 @@ enum Manner {
     Silent,
     /// Sends wrong bytes for everything.
     Liar,
-    /// Breaks off after the first object of each part.
+    /// Breaks off after the first object of each run.
     Breaks,
     /// Honest, at one object a second.
     Slow,
+    /// Honest, at so many leaves a second.
+    Rated(u64),
+    /// Sends so many leaves a second, each wrong.
+    Corrupts(u64),
+    /// Sends that many leaves a second for half a second, then nothing any more, but answers what it has.
+    Stalls(u64),
     /// Holds nothing.
     Empty,
 }
 
-use Manner::{Breaks, Dead, Empty, Honest, Liar, Silent, Slow};
+use Manner::{Breaks, Corrupts, Dead, Empty, Honest, Liar, Rated, Silent, Slow, Stalls};
+
+/// What happens in the world.
+enum Event {
+    Tick,
+    Input(Input),
+    /// A member has sent what is first on its line.
+    Sent(PeerId),
+}
 
 struct World {
     get: Get,
-    timeline: Timeline<Option<Input>>,
+    timeline: Timeline<Event>,
     manners: BTreeMap<PeerId, Manner>,
     /// Which members hold which objects.
     stores: BTreeMap<PeerId, BTreeMap<ObjectRef, Object>>,
+    /// What each member has to send, one after the other, with the time that each takes.
+    lines: BTreeMap<PeerId, VecDeque<(Want, Duration, Input)>>,
     root: RootId,
     delivered: Vec<u8>,
     result: Option<Result<(), GetError>>,
     asked_of_liars: usize,
+    /// Bytes of objects that came over lines, those for nothing included.
+    received: u64,
     started: Instant,
     /// Whether what is delivered is read.
     reader: bool,
@@ -46,18 +67,24 @@ struct World {
 /// Four of the larger parts.
 const WINDOW: u64 = 8 << 10;
 
+/// How often time passes.
+const TICK: Duration = Duration::from_millis(100);
+
 /// This node is peer 0 and holds nothing.
 const ME: u32 = 0;
 
-fn objects_of(content: &Bytes) -> (RootId, Vec<(PlacementKey, Object)>) {
-    if content.len() as u64 <= SMALL.leaf_len {
+/// As the network's, with smaller leaves.
+const REAL: Geometry = Geometry { leaf_len: 1024, fanout: 1024, extent_leaves: 16 };
+
+fn objects_of(content: &Bytes, geometry: Geometry) -> (RootId, Vec<(PlacementKey, Object)>) {
+    if content.len() as u64 <= geometry.leaf_len {
         let object = Object::whole_file(content.clone());
         let root = crate::tree::root_id(content);
         return (root, vec![(PlacementKey(root.0), object)]);
     }
-    let mut builder = TreeBuilder::new_in(SMALL);
+    let mut builder = TreeBuilder::new_in(geometry);
     let (mut leaves, mut indexes, mut extents) = (BTreeMap::new(), Vec::new(), Vec::new());
-    for start in (0..content.len()).step_by(SMALL.leaf_len as usize) {
+    for start in (0..content.len()).step_by(geometry.leaf_len as usize) {
         let leaf = Object::leaf(content.slice(start..content.len().min(start + 1024)), start as u64);
         let built = builder.push(&leaf);
         leaves.insert(*leaf.reference(), leaf);
@@ -83,9 +110,13 @@ impl World {
     }
 
     fn wanting(manners: &[Manner], content: &Bytes, wanted: Wanted) -> Self {
+        Self::cut(manners, content, wanted, SMALL, WINDOW)
+    }
+
+    fn cut(manners: &[Manner], content: &Bytes, wanted: Wanted, geometry: Geometry, window: u64) -> Self {
         let timeline = Timeline::new();
         let started = timeline.now();
-        let (root, placed) = objects_of(content);
+        let (root, placed) = objects_of(content, geometry);
         let manners: BTreeMap<PeerId, Manner> =
             manners.iter().enumerate().map(|(n, manner)| (peer(n as u32 + 1), *manner)).collect();
         let mut stores: BTreeMap<PeerId, BTreeMap<ObjectRef, Object>> = BTreeMap::new();
@@ -96,16 +127,18 @@ impl World {
                 }
             }
         }
-        let config = GetConfig { me: peer(ME), stall: Duration::from_secs(30), window: WINDOW, geometry: SMALL };
+        let config = GetConfig { me: peer(ME), stall: Duration::from_secs(30), window, geometry };
         Self {
             get: Get::new(config, root, wanted, started),
             timeline,
             manners,
             stores,
+            lines: BTreeMap::new(),
             root,
             delivered: Vec::new(),
             result: None,
             asked_of_liars: 0,
+            received: 0,
             started,
             reader: true,
         }
@@ -117,18 +150,43 @@ impl World {
     }
 
     fn go_on(mut self) -> Self {
-        self.timeline.after(Duration::ZERO, None);
+        self.timeline.after(Duration::ZERO, Event::Tick);
         while self.result.is_none() {
-            match self.timeline.pop().expect("ticks go on") {
-                Some(input) => self.input(input),
-                None => {
-                    assert!(self.timeline.now() - self.started < Duration::from_secs(7200), "a get hangs");
-                    self.input(Input::Tick);
-                    self.timeline.after(Duration::from_millis(250), None);
-                }
-            }
+            assert!(self.timeline.now() - self.started < Duration::from_secs(7200), "a get hangs");
+            self.happen();
         }
         self
+    }
+
+    fn happen(&mut self) {
+        match self.timeline.pop().expect("ticks go on") {
+            Event::Input(input) => self.input(input),
+            Event::Sent(peer) => {
+                let line = self.lines.get_mut(&peer).expect("a line that sends");
+                let (_, _, input) = line.pop_front().expect("something that was sent");
+                self.send_next(peer);
+                self.input(input);
+            }
+            Event::Tick => {
+                // Something comes all the time from those who send, though an object takes long.
+                let sending = self.lines.iter().filter(|(_, line)| !line.is_empty());
+                for peer in sending.map(|(peer, _)| *peer).collect::<Vec<_>>() {
+                    self.input(Input::Heard(peer));
+                }
+                self.input(Input::Tick);
+                self.timeline.after(TICK, Event::Tick);
+            }
+        }
+    }
+
+    fn send_next(&mut self, peer: PeerId) {
+        if let Some((_, takes, _)) = self.lines.get(&peer).and_then(VecDeque::front) {
+            self.timeline.after(*takes, Event::Sent(peer));
+        }
+    }
+
+    fn later(&mut self, delay: Duration, input: Input) {
+        self.timeline.after(delay, Event::Input(input));
     }
 
     fn took(&self) -> Duration {
@@ -136,47 +194,54 @@ impl World {
     }
 
     fn input(&mut self, input: Input) {
+        if let Input::Got(peer, object) = &input
+            && *peer != peer_me()
+        {
+            self.received += object.payload().len() as u64;
+        }
         for effect in self.get.handle(input, self.timeline.now()) {
             self.effect(effect);
         }
     }
 
     fn effect(&mut self, effect: Effect) {
-        const LATENCY: Duration = Duration::from_millis(2);
         match effect {
             Effect::Locate(part, key) => {
                 let closest = placement::closest(&key, self.everybody(), placement::READ_CANDIDATES);
-                self.timeline.after(LATENCY, Some(Input::Located(part, closest, self.everybody())));
+                self.later(LATENCY, Input::Located(part, closest, self.everybody()));
             }
-            Effect::FetchRoot(part, peer) => {
-                let root = Id::Root(self.root);
-                let held = self.stores.get(&peer).into_iter().flatten().find(|(reference, _)| reference.id == root);
-                let wants = held.map(|(reference, _)| *reference).into_iter().collect();
-                self.fetch(part, peer, wants);
-            }
-            Effect::Fetch(part, peer, wants) => self.fetch(part, peer, wants),
-            Effect::Ask(part, peers, reference) => {
+            Effect::AskRoot(peers) => {
                 for peer in peers {
-                    let has = match self.manners.get(&peer) {
-                        None => Some(false),
-                        Some(Dead) => None,
-                        Some(Silent) => {
-                            self.timeline.after(Duration::from_secs(3), Some(Input::Answered(part, peer, None)));
-                            continue;
-                        }
-                        Some(Liar) => Some(true),
-                        Some(Honest | Breaks | Slow | Empty) => Some(self.has(peer, reference)),
-                    };
-                    self.timeline.after(LATENCY, Some(Input::Answered(part, peer, has)));
+                    let root = Id::Root(self.root);
+                    let has = self.stores.get(&peer).is_some_and(|store| store.keys().any(|held| held.id == root));
+                    let (delay, answer) = self.answer(peer, true, has);
+                    self.later(delay, Input::RootAnswered(peer, answer));
                 }
             }
-            // What is on its way arrives all the same.
-            Effect::Abandon(..) | Effect::Found(_) => {}
+            Effect::Ask(part, peers, objects) => {
+                for peer in peers {
+                    let store = self.stores.get(&peer);
+                    let has = |held: &&ObjectRef| store.is_some_and(|store| store.contains_key(held));
+                    let held = objects.iter().filter(has).copied().collect();
+                    let (delay, answer) = self.answer(peer, objects.clone(), held);
+                    self.later(delay, Input::Answered(part, peer, answer));
+                }
+            }
+            Effect::Fetch(peer, wants) => self.fetch(peer, wants),
+            Effect::Cancel(peer, want) => {
+                // What is being sent arrives all the same.
+                let line = self.lines.entry(peer).or_default();
+                let mut n = 0;
+                line.retain(|(other, ..)| {
+                    n += 1;
+                    n == 1 || *other != want
+                });
+            }
+            Effect::Found(_) => {}
             Effect::Deliver(object) => {
                 self.delivered.extend_from_slice(object.payload());
                 if self.reader {
-                    let len = object.payload().len() as u64;
-                    self.timeline.after(LATENCY, Some(Input::Consumed(len)));
+                    self.later(LATENCY, Input::Consumed(object.payload().len() as u64));
                 }
             }
             Effect::Finished => self.result = Some(Ok(())),
@@ -184,39 +249,65 @@ impl World {
         }
     }
 
-    fn everybody(&self) -> Vec<PeerId> {
-        self.manners.keys().copied().chain([peer(ME)]).collect()
-    }
-
-    fn has(&self, peer: PeerId, reference: Option<ObjectRef>) -> bool {
-        let root = Id::Root(self.root);
-        self.stores.get(&peer).is_some_and(|store| match reference {
-            Some(reference) => store.contains_key(&reference),
-            None => store.keys().any(|reference| reference.id == root),
-        })
-    }
-
-    fn fetch(&mut self, part: Part, peer: PeerId, wants: Vec<ObjectRef>) {
-        let manner = self.manners.get(&peer).copied().unwrap_or(Empty);
-        let mut delay = Duration::from_millis(2);
-        let held: Vec<Object> = wants.iter().filter_map(|want| self.stores.get(&peer)?.get(want)).cloned().collect();
-        let (objects, outcome) = match manner {
-            Silent => return,
-            Dead => (Vec::new(), Outcome::Failed),
-            Liar => {
-                self.asked_of_liars += 1;
-                (Vec::new(), Outcome::Bad)
-            }
-            Empty => (Vec::new(), Outcome::Done),
-            Breaks => (held.into_iter().take(1).collect(), Outcome::Failed),
-            Honest | Slow => (held, Outcome::Done),
-        };
-        for object in objects {
-            delay += Duration::from_millis(if manner == Slow { 1000 } else { 1 });
-            self.timeline.after(delay, Some(Input::Got(part, peer, object)));
+    /// What a peer says it has, and when: liars all, the others what they hold.
+    fn answer<T>(&self, peer: PeerId, all: T, held: T) -> (Duration, Option<T>) {
+        match self.manners.get(&peer) {
+            Some(Dead) => (LATENCY, None),
+            Some(Silent) => (SOURCE_SILENT_MAX, None),
+            Some(Liar) => (LATENCY, Some(all)),
+            _ => (LATENCY, Some(held)),
         }
-        self.timeline.after(delay, Some(Input::Ended(part, peer, outcome)));
     }
+
+    fn everybody(&self) -> Vec<PeerId> {
+        self.manners.keys().copied().chain([peer_me()]).collect()
+    }
+
+    fn fetch(&mut self, peer: PeerId, wants: Vec<Want>) {
+        let manner = self.manners.get(&peer).copied().unwrap_or(Empty);
+        for (n, want) in wants.into_iter().enumerate() {
+            let root = Id::Root(self.root);
+            let is_it = |held: &ObjectRef| match want {
+                Want::Root => held.id == root,
+                Want::Object(reference) => *held == reference,
+            };
+            let held = self.stores.get(&peer).into_iter().flatten().find(|(held, _)| is_it(held));
+            let held = held.map(|(_, object)| object.clone());
+            let got = |object: Option<Object>| match object {
+                Some(object) => Input::Got(peer, object),
+                None => Input::Missed(peer, want, Outcome::Absent),
+            };
+            let missed = |outcome| Input::Missed(peer, want, outcome);
+            let leaf_time = |rate: u64| Duration::from_secs(1) / rate as u32;
+            let (takes, input) = match manner {
+                Silent => continue,
+                Stalls(_) if self.timeline.now() - self.started > Duration::from_millis(500) => continue,
+                Dead => (LATENCY, missed(Outcome::Failed)),
+                Liar => {
+                    self.asked_of_liars += 1;
+                    (LATENCY, missed(Outcome::Bad))
+                }
+                Corrupts(rate) => (leaf_time(rate), missed(Outcome::Bad)),
+                Breaks if n > 0 => (LATENCY, missed(Outcome::Failed)),
+                Empty | Breaks | Honest => (Duration::from_millis(1), got(held)),
+                Slow => (leaf_time(1), got(held)),
+                Rated(rate) | Stalls(rate) if want != Want::Root => (leaf_time(rate), got(held)),
+                Rated(_) | Stalls(_) => (LATENCY, got(held)),
+            };
+            let line = self.lines.entry(peer).or_default();
+            line.push_back((want, takes, input));
+            if line.len() == 1 {
+                self.timeline.after(LATENCY + takes, Event::Sent(peer));
+            }
+        }
+    }
+}
+
+/// The way to every peer and back.
+const LATENCY: Duration = Duration::from_millis(2);
+
+fn peer_me() -> PeerId {
+    peer(ME)
 }
 
 fn check(manners: &[Manner], len: usize) -> World {
@@ -328,11 +419,10 @@ fn a_reader_that_stops_fills_no_memory_and_can_go_on_later() {
     let mut world = World::new(&[Honest; 5], &content, Range::ALL);
     world.reader = false;
     world.input(Input::Start);
+    world.timeline.after(TICK, Event::Tick);
     let stopped = world.timeline.now() + Duration::from_secs(3600);
     while world.timeline.now() < stopped {
-        world.timeline.after(Duration::from_millis(250), None);
-        let input = world.timeline.pop().expect("ticks go on").unwrap_or(Input::Tick);
-        world.input(input);
+        world.happen();
     }
     assert_eq!(world.result, None, "it neither ends nor fails");
     assert!(world.delivered.len() as u64 <= WINDOW, "{} bytes wait", world.delivered.len());
@@ -348,7 +438,7 @@ fn a_reader_that_stops_fills_no_memory_and_can_go_on_later() {
 fn indexes_alone_name_every_object_and_cost_no_leaf() {
     for len in [0, 1000, 1025, 5000, 30_000, 65_536] {
         let content = bytes(len as u64, len);
-        let (_, placed) = objects_of(&content);
+        let (_, placed) = objects_of(&content, SMALL);
         let world = World::wanting(&[Honest; 5], &content, Wanted::Indexes).run();
         assert_eq!(world.result, Some(Ok(())));
         let mut expected: Vec<usize> = placed
@@ -359,6 +449,62 @@ fn indexes_alone_name_every_object_and_cost_no_leaf() {
             .collect();
         expected.sort_unstable();
         assert_eq!(world.delivered.len(), expected.iter().sum::<usize>(), "{len}");
+    }
+}
+
+/// A file of 256 leaves from these members, all of whom hold all of it: how it went.
+fn fetched_from(manners: &[Manner]) -> World {
+    let content = bytes(9, 256 << 10);
+    let world = World::cut(manners, &content, Wanted::Bytes(Range::ALL), REAL, 32 << 10).run();
+    assert_eq!(world.result, Some(Ok(())), "{manners:?}");
+    assert!(world.delivered == content, "{manners:?}: other bytes");
+    eprintln!("{manners:?} {:?} {:?} {:.2}%", world.took(), world.get.stats(), wasted(&world));
+    world
+}
+
+/// Bytes that came beside those of the file and its index, in percent.
+fn wasted(world: &World) -> f64 {
+    let index = 256.0 * 32.0 + 64.0;
+    (world.received as f64 - index) / (256.0 * 1024.0) * 100.0 - 100.0
+}
+
+#[test]
+fn three_sources_are_almost_three_times_as_fast_as_one() {
+    let one = fetched_from(&[Rated(20)]);
+    let three = fetched_from(&[Rated(20); 3]);
+    let gain = one.took().as_secs_f64() / three.took().as_secs_f64();
+    assert!(gain >= 2.8, "{gain}: {:?} against {:?}", one.took(), three.took());
+    assert!(wasted(&three) <= 2.0, "{}%", wasted(&three));
+}
+
+#[test]
+fn sources_are_used_as_fast_as_each_is() {
+    for rates in [[5, 20, 80], [1, 50, 50], [80, 1, 1], [10, 30, 200]] {
+        let world = fetched_from(&rates.map(Rated));
+        let ideal = Duration::from_secs_f64(256.0 / rates.iter().sum::<u64>() as f64);
+        assert!(world.took() <= ideal * 13 / 10, "{rates:?}: {:?}, not {ideal:?}", world.took());
+        assert!(wasted(&world) <= 2.0, "{rates:?}: {}%", wasted(&world));
+    }
+}
+
+#[test]
+fn a_source_that_corrupts_or_stalls_costs_little() {
+    let good = fetched_from(&[Rated(20); 3]);
+    for fourth in [Corrupts(20), Stalls(20), Silent, Dead, Liar] {
+        let world = fetched_from(&[Rated(20), Rated(20), Rated(20), fourth]);
+        let cost = world.took().as_secs_f64() / good.took().as_secs_f64();
+        assert!(cost <= 1.10, "{fourth:?}: {cost}");
+        assert!(wasted(&world) <= 2.0, "{fourth:?}: {}%", wasted(&world));
+    }
+}
+
+#[test]
+fn silent_candidates_do_not_hold_up_the_start() {
+    for seed in 0..8 {
+        let content = bytes(100 + seed, 1000);
+        let world = World::new(&[Silent, Silent, Honest], &content, Range::ALL).run();
+        assert_eq!(world.result, Some(Ok(())));
+        assert!(world.took() < Duration::from_secs(2), "{:?}", world.took());
     }
 }
 

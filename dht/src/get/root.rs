@@ -1,0 +1,185 @@
+//! Finding the root object: one member after the other, the likely first, and soon a second one beside one that is slow.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::{Duration, Instant};
+
+use libp2p::PeerId;
+
+use super::{ANSWER_PATIENCE, Effect, Get, GetError, Outcome, RETRY_PAUSE, ROOT, SOURCE_SILENT_MAX, Want};
+use crate::object::Object;
+use crate::search::{Search, Step};
+use crate::tree::{Id, PlacementKey, RootId};
+
+/// Who was asked for the root object and is silent for so long gets company.
+const PATIENCE: Duration = Duration::from_millis(300);
+
+/// Likewise, where something comes, though slowly: a root object may be a whole leaf on a slow line.
+const PATIENCE_HEARD: Duration = Duration::from_secs(2);
+
+/// Members that are asked for the root object at once.
+const ASKED_MAX: usize = 3;
+
+/// The search for the root object.
+pub(super) struct Hunt {
+    search: Search,
+    /// To be asked for it next.
+    queue: VecDeque<PeerId>,
+    /// Asked for it, since when, and when anything was last heard of them.
+    asked: BTreeMap<PeerId, (Instant, Instant)>,
+    last_asked: Instant,
+    /// Asked whether they have it, since then.
+    awaiting: Option<(BTreeSet<PeerId>, Instant)>,
+    /// Somebody could not be asked, so that "nobody has it" is not known.
+    unsure: bool,
+    retry_at: Option<Instant>,
+}
+
+impl Hunt {
+    pub(super) fn new(root: &RootId, me: PeerId, now: Instant) -> Self {
+        Self {
+            search: Search::new(PlacementKey(root.0), [me]),
+            queue: VecDeque::new(),
+            asked: BTreeMap::new(),
+            last_asked: now,
+            awaiting: None,
+            unsure: false,
+            retry_at: None,
+        }
+    }
+
+    pub(super) fn hear(&mut self, peer: PeerId, now: Instant) {
+        if let Some((_, heard)) = self.asked.get_mut(&peer) {
+            *heard = now;
+        }
+    }
+
+    pub(super) fn excuse(&mut self, lag: Duration, now: Instant) {
+        self.last_asked = (self.last_asked + lag).min(now);
+        for (since, heard) in self.asked.values_mut() {
+            (*since, *heard) = ((*since + lag).min(now), (*heard + lag).min(now));
+        }
+    }
+
+    /// Whether somebody may be asked now.
+    fn may_ask(&self, now: Instant) -> bool {
+        let comes = self.asked.values().any(|(since, heard)| heard > since);
+        let patience = if comes { PATIENCE_HEARD } else { PATIENCE };
+        let patience = patience * self.asked.len() as u32;
+        self.retry_at.is_none() && self.asked.len() < ASKED_MAX && now >= self.last_asked + patience
+    }
+}
+
+impl Get {
+    /// Asks the next one for the root object, where it is time to.
+    pub(super) fn hunt_root(&mut self, now: Instant) {
+        while let Some(hunt) = &mut self.hunt {
+            if !hunt.asked.is_empty() && !hunt.may_ask(now) || hunt.retry_at.is_some() {
+                return;
+            }
+            if let Some(peer) = hunt.queue.pop_front() {
+                if !self.sources.get(&peer).is_some_and(|source| source.bad) && !hunt.asked.contains_key(&peer) {
+                    hunt.asked.insert(peer, (now, now));
+                    hunt.last_asked = now;
+                    self.effects.push(Effect::Fetch(peer, vec![Want::Root]));
+                }
+                continue;
+            }
+            if let Some((peers, since)) = &hunt.awaiting {
+                if !peers.is_empty() && now < *since + ANSWER_PATIENCE {
+                    return;
+                }
+                hunt.unsure |= !peers.is_empty();
+                hunt.awaiting = None;
+            }
+            match hunt.search.next(&self.members) {
+                Step::Likely(peers) => hunt.queue.extend(peers),
+                Step::Unlikely(peers) => {
+                    hunt.awaiting = Some((peers.iter().copied().collect(), now));
+                    return self.effects.push(Effect::AskRoot(peers));
+                }
+                Step::Locate => return self.effects.push(Effect::Locate(ROOT, hunt.search.key())),
+                Step::Wait => return,
+                // Somebody may still send it.
+                Step::Exhausted if !hunt.asked.is_empty() => return,
+                Step::Exhausted if hunt.unsure => hunt.retry_at = Some(now + RETRY_PAUSE),
+                Step::Exhausted => return self.fail(GetError::NotFound { asked: self.answered.len() }),
+            }
+        }
+    }
+
+    pub(super) fn on_root_located(&mut self, closest: Vec<PeerId>, now: Instant) {
+        if let Some(hunt) = &mut self.hunt {
+            hunt.search.located(closest);
+            self.hunt_root(now);
+        }
+    }
+
+    pub(super) fn on_root_answered(&mut self, peer: PeerId, has: Option<bool>, now: Instant) {
+        if has.is_some() {
+            self.answered.insert(peer);
+        }
+        let Some(hunt) = &mut self.hunt else { return };
+        hunt.unsure |= has.is_none();
+        if has == Some(true) {
+            hunt.queue.push_back(peer);
+        }
+        if let Some((awaited, _)) = &mut hunt.awaiting {
+            awaited.remove(&peer);
+        }
+        self.hunt_root(now);
+    }
+
+    pub(super) fn on_root_missed(&mut self, peer: PeerId, outcome: Outcome, now: Instant) {
+        match outcome {
+            Outcome::Absent => {
+                self.answered.insert(peer);
+            }
+            Outcome::Bad => self.source(peer, now).bad = true,
+            // What this node cannot read says nothing about the rest of what it has.
+            Outcome::Failed if peer == self.config.me => {}
+            Outcome::Failed => self.source(peer, now).quiet = true,
+        }
+        let Some(hunt) = &mut self.hunt else { return };
+        hunt.unsure |= outcome != Outcome::Absent;
+        hunt.asked.remove(&peer);
+        self.hunt_root(now);
+    }
+
+    pub(super) fn is_wanted_root(&self, object: &Object) -> bool {
+        self.hunt.is_some() && object.reference().id == Id::Root(self.root)
+    }
+
+    pub(super) fn on_root(&mut self, peer: PeerId, object: Object, now: Instant) {
+        let Some(hunt) = self.hunt.take() else { return };
+        for other in hunt.asked.into_keys().filter(|other| *other != peer) {
+            self.effects.push(Effect::Cancel(other, Want::Root));
+        }
+        let len = object.reference().len;
+        self.root_source = Some(peer);
+        self.file_len = Some(len);
+        self.last_progress = now;
+        if self.range.start > 0 && self.range.start >= len {
+            return self.fail(GetError::OutOfRange(len));
+        }
+        self.effects.push(Effect::Found(len));
+        self.take(object, false);
+    }
+
+    pub(super) fn tick_root(&mut self, now: Instant) {
+        let Some(hunt) = &mut self.hunt else { return };
+        let silent = |heard: Instant| now.duration_since(heard) >= SOURCE_SILENT_MAX;
+        for peer in
+            hunt.asked.iter().filter(|(_, (_, heard))| silent(*heard)).map(|(peer, _)| *peer).collect::<Vec<_>>()
+        {
+            hunt.asked.remove(&peer);
+            hunt.unsure = true;
+            self.sources.entry(peer).or_insert_with(|| super::Source::new(now)).quiet = true;
+            self.effects.push(Effect::Cancel(peer, Want::Root));
+        }
+        if hunt.retry_at.is_some_and(|at| at <= now) {
+            let anew = Hunt::new(&self.root, self.config.me, now);
+            *hunt = Hunt { asked: std::mem::take(&mut hunt.asked), ..anew };
+        }
+        self.hunt_root(now);
+    }
+}
