@@ -45,6 +45,8 @@ pub struct Config {
     pub replicas: u32,
     /// Most bytes of content to keep. Puts are refused at 95% of it.
     pub storage_max: u64,
+    /// Lets itself be hurt by whoever may use the API. Only in a home that a test network has made.
+    pub faults: bool,
 }
 
 /// How logs look.
@@ -148,6 +150,7 @@ impl Settings {
             join,
             replicas: self.replicas.or(file.replicas).unwrap_or(REPLICAS_DEFAULT),
             storage_max: self.storage_max.or(file.storage_max).map_or(STORAGE_MAX_DEFAULT, |size| size.as_u64()),
+            faults: false,
             home,
         };
         config.check()?;

@@ -46,6 +46,12 @@ pub enum StartError {
         /// Why not.
         source: io::Error,
     },
+    /// Only nodes of a test network let themselves be hurt.
+    #[error("the home {} is not one of a test network: a node with faults does harm anywhere else", home.display())]
+    NoTestnet {
+        /// The home.
+        home: PathBuf,
+    },
     /// An address alone does not admit a home that has only a key of its own.
     #[error("this home has no key of another cluster, so an address alone does not admit it")]
     NoKey,
@@ -78,6 +84,9 @@ impl From<StartError> for Problem {
             StartError::Store(_) => Problem::new(Code::Other, message),
             StartError::Listen { .. } => {
                 Problem::new(Code::Config, message).hint("Choose another address with --listen.")
+            }
+            StartError::NoTestnet { .. } => {
+                Problem::new(Code::Usage, message).hint("Leave --faults out, or start the nodes by p2p-testnet.")
             }
             StartError::NoKey => {
                 Problem::new(Code::Usage, message).hint("Join by a ticket: run `p2p-cli ticket` on a member.")

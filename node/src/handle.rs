@@ -22,6 +22,7 @@ use crate::admission::Admission;
 use crate::cluster::{Cluster, Origin};
 use crate::config::Config;
 use crate::error::{StartError, content_problem, store_problem};
+use crate::faults::Faults;
 use crate::peers::{self, DialOutcome};
 use crate::store::Objects;
 use crate::swarm::{Command, NetView};
@@ -67,9 +68,15 @@ pub struct Network {
     pub(crate) me: PeerId,
     pub(crate) commands: mpsc::Sender<Command>,
     pub(crate) view: watch::Receiver<NetView>,
+    /// In a node of a test network only.
+    pub(crate) faults: Option<Arc<Faults>>,
 }
 
 impl Network {
+    fn hides_view(&self) -> bool {
+        self.faults.as_ref().is_some_and(|faults| faults.hides_view())
+    }
+
     async fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Option<T> {
         let (reply, answer) = oneshot::channel();
         self.commands.send(command(reply)).await.ok()?;
@@ -83,6 +90,9 @@ impl Locator for Network {
     }
 
     fn members(&self) -> Vec<PeerId> {
+        if self.hides_view() {
+            return vec![self.me];
+        }
         self.view.borrow().alive.iter().copied().chain([self.me]).collect()
     }
 
@@ -275,6 +285,11 @@ impl Handle {
         let started = self.inner.started;
         let met = view.wait_for(|view| is_ready(view, started));
         let _ = tokio::time::timeout_at((started + READY_WAIT).into(), met).await;
+    }
+
+    /// What this node does wrong on request; None if it was not started for that.
+    pub(crate) fn faults(&self) -> Option<&Arc<Faults>> {
+        self.inner.net.faults.as_ref()
     }
 
     /// The API's socket.

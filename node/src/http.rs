@@ -2,6 +2,7 @@
 
 mod admin;
 mod content;
+mod faults;
 
 use std::fs::Permissions;
 use std::io;
@@ -59,6 +60,7 @@ pub(crate) fn bind(socket: &Path) -> io::Result<UnixListener> {
 
 /// Serves until told to stop, and then until every request is answered.
 pub(crate) async fn serve(listener: UnixListener, api: Api, stop: CancellationToken) -> io::Result<()> {
+    let faults = api.handle.faults().cloned();
     let router = Router::new()
         .route("/livez", get(admin::live))
         .route("/readyz", get(admin::ready))
@@ -72,6 +74,10 @@ pub(crate) async fn serve(listener: UnixListener, api: Api, stop: CancellationTo
         .route("/v1/content/{address}/stat", get(content::stat))
         .fallback(admin::unknown)
         .with_state(api);
+    let router = match faults {
+        Some(faults) => router.merge(faults::routes(faults)),
+        None => router,
+    };
     axum::serve(listener, router).with_graceful_shutdown(stop.cancelled_owned()).await
 }
 

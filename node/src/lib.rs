@@ -8,6 +8,7 @@ mod admission;
 pub mod cluster;
 pub mod config;
 mod error;
+mod faults;
 mod files;
 pub mod handle;
 mod http;
@@ -27,9 +28,9 @@ use std::time::{Duration, Instant};
 use libp2p::Multiaddr;
 use libp2p::multiaddr::Protocol;
 use p2p_dht::content::Content;
+use p2p_dht::exchange::Counters;
 use p2p_dht::exchange::client::Client;
 use p2p_dht::exchange::server::Server;
-use p2p_dht::exchange::{Counters, CurrentCluster};
 use p2p_dht::hold;
 use p2p_dht::store::{ObjectStore, Pending, StoreError};
 use p2p_gossip::wire::streams::Inbound;
@@ -41,6 +42,7 @@ use tokio_util::sync::CancellationToken;
 use admission::Admission;
 use cluster::{Cluster, Origin};
 use config::Config;
+use faults::Faults;
 use handle::{Inner, Network, STALL_DEFAULT};
 use lock::HomeLock;
 use peers::{Peers, PeersFile};
@@ -125,6 +127,8 @@ impl Node {
     /// # Errors
     /// Why it does not start; the home is left as it was.
     pub async fn start(config: Config) -> Result<Self, StartError> {
+        // Before anything is made: a home that is no test network's stays as it is.
+        let faults = config.faults.then(|| Faults::of_home(&config.home)).transpose()?;
         let Prepared { peer, cluster, keypair, peers, lock } = Prepared::new(&config)?;
         let store = Objects::open(&config.home, config.storage_max)?;
         // Before anybody can put: what is unfinished now is what the last run left.
@@ -144,6 +148,7 @@ impl Node {
                 advertise: config.advertise.clone(),
                 peers,
                 peers_file: peers_path(&config.home),
+                cables: faults.as_ref().map(|faults| faults.cables()),
             },
             &mut registry,
         )
@@ -152,8 +157,13 @@ impl Node {
         let (cluster_id, current) = watch::channel(cluster.id);
         let counters = Arc::new(Counters::default());
         let client = Client::new(control, current.clone(), counters.clone());
-        let network = Network { me: peer, commands, view };
+        let network = Network { me: peer, commands, view, faults: faults.clone() };
         let content = Content::new(store.clone(), network.clone(), client.clone(), counters.clone());
+        let server = Server::new(store.clone(), current, counters.clone());
+        let server = match &faults {
+            Some(faults) => server.with_faults(faults.serving()),
+            None => server,
+        };
         let stopping = CancellationToken::new();
         let handle = Handle {
             inner: Arc::new(Inner {
@@ -169,9 +179,9 @@ impl Node {
                 stopping: stopping.clone(),
             }),
         };
-        let metrics = Arc::new(metrics::Metrics::new(registry, counters.clone(), net_counters, inbound_dropped));
+        let metrics = Arc::new(metrics::Metrics::new(registry, counters, net_counters, inbound_dropped));
         let mut tasks = JoinSet::new();
-        tasks.spawn(serve_peers(store.clone(), inbound, current, counters));
+        tasks.spawn(serve_peers(server, inbound));
         tasks.spawn(tidy(store.clone(), client));
         tasks.spawn(resume(handle.clone(), pending));
         let api = tokio::spawn(serve_api(listener, http::Api { handle: handle.clone(), metrics }, stopping));
@@ -210,8 +220,7 @@ impl Node {
 }
 
 /// Hands every stream that a member opens to a task of its own.
-async fn serve_peers(store: Objects, mut inbound: Inbound, cluster: CurrentCluster, counters: Arc<Counters>) {
-    let server = Server::new(store, cluster, counters);
+async fn serve_peers(server: Server<Objects>, mut inbound: Inbound) {
     let mut streams = JoinSet::new();
     loop {
         tokio::select! {

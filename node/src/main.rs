@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use p2p_api::types::{Prepared as PreparedHome, Ready};
 use p2p_api::{Code, Problem};
-use p2p_node::config::{Process, Settings};
+use p2p_node::config::{Config, Process, Settings};
 use p2p_node::{Node, Prepared, telemetry};
 use tokio::io::AsyncReadExt;
 use tokio::signal::unix::{SignalKind, signal};
@@ -46,13 +46,16 @@ enum Command {
         /// End when standard input does, as a child that must not outlive its parent
         #[arg(long, hide = true)]
         exit_with_stdin: bool,
+        /// Let itself be hurt on request, in a home of a test network only
+        #[arg(long, hide = true)]
+        faults: bool,
     },
 }
 
 fn main() -> ExitCode {
     let (result, json) = match Arguments::parse().command {
         Command::Init { settings, json } => (init(settings, json), json),
-        Command::Run { settings, exit_with_stdin } => (run(settings, exit_with_stdin), false),
+        Command::Run { settings, exit_with_stdin, faults } => (run(settings, exit_with_stdin, faults), false),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -79,8 +82,9 @@ fn init(settings: Settings, json: bool) -> Result<(), Problem> {
     }
 }
 
-fn run(settings: Settings, exit_with_stdin: bool) -> Result<(), Problem> {
+fn run(settings: Settings, exit_with_stdin: bool, faults: bool) -> Result<(), Problem> {
     let (config, process) = settings.resolve()?;
+    let config = Config { faults, ..config };
     telemetry::start(&process)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(|error| other(&error))?;
     let ended = runtime.block_on(run_until_told(config, process, exit_with_stdin));
@@ -89,11 +93,7 @@ fn run(settings: Settings, exit_with_stdin: bool) -> Result<(), Problem> {
     ended
 }
 
-async fn run_until_told(
-    config: p2p_node::config::Config,
-    process: Process,
-    exit_with_stdin: bool,
-) -> Result<(), Problem> {
+async fn run_until_told(config: Config, process: Process, exit_with_stdin: bool) -> Result<(), Problem> {
     let mut terminated = signal(SignalKind::terminate()).map_err(|error| other(&error))?;
     let mut interrupted = signal(SignalKind::interrupt()).map_err(|error| other(&error))?;
     let home = config.home.clone();

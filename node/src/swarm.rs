@@ -3,7 +3,10 @@
 //! One task. It forwards: requests come in as [`Command`]s, what others need to know goes out through [`NetView`], and
 //! streams are handed to those who drive them. Nothing here waits for a peer.
 
+pub(crate) mod cable;
+mod closing;
 mod outcome;
+mod pace;
 mod setup;
 
 use std::collections::{BTreeSet, HashMap};
@@ -30,6 +33,7 @@ use crate::error::StartError;
 use crate::files::{self, Access};
 use crate::peers::{self, DialOutcome, Peers, Target, is_loopback, is_useful};
 
+use cable::Cables;
 use outcome::dial_outcome;
 use setup::{Behaviour, BehaviourEvent};
 
@@ -96,6 +100,8 @@ pub(crate) struct NetConfig {
     pub(crate) advertise: Vec<Multiaddr>,
     pub(crate) peers: Peers,
     pub(crate) peers_file: PathBuf,
+    /// Where connections can be cut and slowed.
+    pub(crate) cables: Option<Arc<Cables>>,
 }
 
 /// A running swarm.
@@ -117,10 +123,10 @@ pub(crate) async fn start(
     config: NetConfig,
     registry: &mut prometheus_client::registry::Registry,
 ) -> Result<Net, StartError> {
-    let NetConfig { keypair, admission, listen, advertise, peers, peers_file } = config;
+    let NetConfig { keypair, admission, listen, advertise, peers, peers_file, cables } = config;
     let (objects, control, inbound) = Streams::new(StreamProtocol::new(PROTOCOL));
     let inbound_dropped = objects.inbound_dropped();
-    let mut swarm = setup::build(keypair, admission, objects);
+    let mut swarm = setup::build(keypair, admission, cables, objects);
     for address in &advertise {
         swarm.add_external_address(address.clone());
     }

@@ -9,7 +9,7 @@ use futures::io::{AsyncRead, AsyncWrite};
 use futures::stream::FuturesUnordered;
 use libp2p::PeerId;
 use p2p_gossip::wire::{Link, Received};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
 
 use super::{Counters, CurrentCluster, add, count, link_config};
 use crate::blocking;
@@ -33,6 +33,15 @@ const SERVED_LEN_MAX: usize = 24 << 20;
 /// Objects of one stream that are on their way out: a peer that does not read holds up itself.
 const SERVED_PER_STREAM: usize = 2;
 
+/// What a server does wrong on purpose, where a test asks for it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Faults {
+    /// One byte of every object that it serves is wrong.
+    pub corrupt: bool,
+    /// It takes requests and does not answer until this ends.
+    pub stall: bool,
+}
+
 /// Answers what other members ask. Cheap to clone.
 #[derive(Clone)]
 pub struct Server<S> {
@@ -41,13 +50,21 @@ pub struct Server<S> {
     counters: Arc<Counters>,
     served: Arc<Semaphore>,
     streams: Arc<Mutex<BTreeMap<PeerId, usize>>>,
+    faults: watch::Receiver<Faults>,
 }
 
 impl<S: ObjectStore> Server<S> {
     /// A server of one store.
     pub fn new(store: S, cluster: CurrentCluster, counters: Arc<Counters>) -> Self {
         let served = Arc::new(Semaphore::new(SERVED_LEN_MAX));
-        Self { store, cluster, counters, served, streams: Arc::default() }
+        let faults = watch::Sender::default().subscribe();
+        Self { store, cluster, counters, served, streams: Arc::default(), faults }
+    }
+
+    /// The same server with faults that may change while it runs.
+    #[must_use]
+    pub fn with_faults(self, faults: watch::Receiver<Faults>) -> Self {
+        Self { faults, ..self }
     }
 
     /// Serves an inbound stream until it ends; drops it at once where the peer has too many.
@@ -130,8 +147,13 @@ impl<S: ObjectStore> Server<S> {
     ) -> Answer {
         let is_for_bulk = request.is_for_bulk();
         let answer = async {
+            if is_for_bulk && self.faults.borrow().stall {
+                // An error would say that nobody can end it any more, and then nobody has set it either.
+                let _ = self.faults.clone().wait_for(|faults| !faults.stall).await;
+            }
             let reserved = self.reserve(&request, slots).await;
-            (self.reply(peer, request).await, reserved)
+            let reply = self.reply(peer, request).await;
+            (if self.faults.borrow().corrupt { corrupted(reply) } else { reply }, reserved)
         };
         let (reply, reserved) = tokio::select! {
             biased;
@@ -244,6 +266,22 @@ impl<S: ObjectStore> Server<S> {
         }
         *of_peer += 1;
         Some(Place { server: self, peer })
+    }
+}
+
+/// An answer with a wrong byte in the object that it carries.
+fn corrupted(reply: Reply) -> Reply {
+    let flip = |bytes: Bytes| {
+        let mut bytes = bytes.to_vec();
+        let middle = bytes.len() / 2;
+        // Nothing can be wrong with no bytes.
+        bytes.get_mut(middle).into_iter().for_each(|byte| *byte ^= 1);
+        Bytes::from(bytes)
+    };
+    match reply {
+        Reply::Root(len, bytes) => Reply::Root(len, flip(bytes)),
+        Reply::Object(bytes) => Reply::Object(flip(bytes)),
+        other => other,
     }
 }
 

@@ -16,11 +16,12 @@ use hyper::client::conn::http1;
 use hyper::header::{CONTENT_LENGTH, CONTENT_TYPE, RANGE};
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
+use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 
 use self::connection::Connection;
-use crate::types::{JoinRequest, JoinResult, PutResult, Stat, Status, TicketResult};
+use crate::types::{Faults, JoinRequest, JoinResult, PutResult, Stat, Status, TicketResult};
 use crate::{Code, Problem};
 
 /// Longest JSON answer that is read, in bytes.
@@ -167,14 +168,8 @@ impl Client {
     pub async fn join(&self, target: &str, timeout: Option<Duration>) -> Result<JoinResult, Problem> {
         let mut query = Query::new("/v1/join");
         query.add("timeout_ms", timeout.map(millis));
-        let body = serde_json::to_vec(&JoinRequest { target: target.to_owned() })
-            .map_err(|error| Problem::new(Code::Other, error.to_string()))?;
-        let request = Request::builder()
-            .method(Method::POST)
-            .uri(query.0)
-            .header(CONTENT_TYPE, "application/json")
-            .body(full(body));
-        self.call(request).await
+        let request = Request::builder().method(Method::POST).uri(query.0);
+        self.call(json(request, &JoinRequest { target: target.to_owned() })).await
     }
 
     /// Waits in the node until it is ready and, where asked, knows `members` reachable members, itself included.
@@ -186,6 +181,22 @@ impl Client {
         query.add("members", members);
         query.add("timeout_ms", Some(millis(timeout)));
         self.call(Request::builder().uri(query.0).body(empty())).await
+    }
+
+    /// What a node of a test network does wrong on request.
+    ///
+    /// # Errors
+    /// The node's problem; a node of no test network has no such thing.
+    pub async fn faults(&self) -> Result<Faults, Problem> {
+        self.call(Request::builder().uri("/v1/faults").body(empty())).await
+    }
+
+    /// Sets everything that a node of a test network does wrong on request; returns what is now set.
+    ///
+    /// # Errors
+    /// As [`Self::faults`]; nothing has changed then.
+    pub async fn set_faults(&self, faults: &Faults) -> Result<Faults, Problem> {
+        self.call(json(Request::builder().method(Method::PUT).uri("/v1/faults"), faults)).await
     }
 
     async fn call<T: DeserializeOwned>(&self, request: hyper::http::Result<Request<Body>>) -> Result<T, Problem> {
@@ -243,8 +254,11 @@ fn empty() -> Body {
     Empty::new().map_err(never).boxed_unsync()
 }
 
-fn full(bytes: Vec<u8>) -> Body {
-    Full::new(Bytes::from(bytes)).map_err(never).boxed_unsync()
+/// A request with a document as its body.
+fn json(request: hyper::http::request::Builder, document: &impl Serialize) -> hyper::http::Result<Request<Body>> {
+    let text = serde_json::to_vec(document).expect("documents of this API are plain data");
+    let body = Full::new(Bytes::from(text)).map_err(never).boxed_unsync();
+    request.header(CONTENT_TYPE, "application/json").body(body)
 }
 
 fn never(never: Infallible) -> io::Error {

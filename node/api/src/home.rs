@@ -8,6 +8,10 @@ use std::{env, fs, io};
 /// Longest path of a Unix socket in bytes: `sun_path` is 108 with its terminator.
 pub const SOCKET_PATH_LEN_MAX: usize = 107;
 
+/// File in the homes that p2p-testnet makes, and in no others: only there a node lets itself be hurt. It holds the faults
+/// that the node begins with, as JSON; empty means none.
+pub const TESTNET_MARKER: &str = "testnet";
+
 /// The home used when none is named: `$P2P_HOME`, else `p2p-node` in the XDG data directory.
 ///
 /// None when the environment names no home directory at all.

@@ -181,6 +181,23 @@ pub struct JoinResult {
     pub cluster: String,
 }
 
+/// What a node of a test network does wrong on request: body of `PUT` and result of `GET` on `/v1/faults`. The default is
+/// a node without a fault.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Faults {
+    /// Peers to and from which nothing comes through, as if the cable were cut.
+    pub blocked: Vec<String>,
+    /// Most bytes a second that the node sends to all peers together.
+    pub rate: Option<u64>,
+    /// Every object that it serves has a wrong byte.
+    pub corrupt: bool,
+    /// It takes requests for objects and never answers.
+    pub stall: bool,
+    /// It looks for the holders of content by Kademlia alone, as if it knew no members.
+    pub hide_view: bool,
+}
+
 /// What `p2p-node init --json` prints.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Prepared {

@@ -1,19 +1,26 @@
 //! What a swarm is made of: transport, behaviours, limits, listeners.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures::StreamExt;
+use futures::io::{AsyncRead, AsyncWrite};
+use libp2p::core::muxing::StreamMuxerBox;
+use libp2p::core::transport::Boxed;
+use libp2p::core::transport::upgrade::Authenticated;
 use libp2p::core::upgrade::Version;
 use libp2p::identity::Keypair;
 use libp2p::multiaddr::Protocol;
 use libp2p::swarm::{NetworkBehaviour, SwarmEvent};
-use libp2p::{Multiaddr, Swarm, Transport, connection_limits, identify, ping, tcp, yamux};
+use libp2p::{Multiaddr, PeerId, Swarm, Transport, connection_limits, identify, ping, tcp, yamux};
 use p2p_dht::kademlia::{self, Kademlia};
 use p2p_gossip::wire::Streams;
 
 use crate::admission::Admission;
 use crate::error::StartError;
+use crate::swarm::cable::{Cabled, Cables};
+use crate::swarm::closing::Closing;
 use crate::swarm::outcome::Unreachable;
 
 /// Connections, over all peers.
@@ -47,17 +54,18 @@ pub(super) struct Behaviour {
 }
 
 /// Puts the parts together.
-pub(super) fn build(keypair: Keypair, admission: Admission, objects: Streams) -> Swarm<Behaviour> {
+pub(super) fn build(
+    keypair: Keypair,
+    admission: Admission,
+    cables: Option<Arc<Cables>>,
+    objects: Streams,
+) -> Swarm<Behaviour> {
     let me = keypair.public().to_peer_id();
-    let mut muxer = yamux::Config::default();
-    muxer.set_max_num_streams(STREAMS_PER_CONNECTION_MAX);
-    let transport = tcp::tokio::Transport::new(tcp::Config::default())
-        .map_err(Unreachable)
-        .upgrade(Version::V1)
-        .authenticate(admission)
-        .multiplex(muxer)
-        .timeout(HANDSHAKE_TIME_MAX)
-        .boxed();
+    let tcp = tcp::tokio::Transport::new(tcp::Config::default()).map_err(Unreachable).upgrade(Version::V1);
+    let transport = match cables {
+        Some(cables) => multiplexed(tcp.authenticate(Cabled { admission, cables })),
+        None => multiplexed(tcp.authenticate(admission)),
+    };
     let limits = connection_limits::ConnectionLimits::default()
         .with_max_established(Some(CONNECTIONS_MAX))
         .with_max_established_per_peer(Some(CONNECTIONS_PER_PEER_MAX))
@@ -78,6 +86,24 @@ pub(super) fn build(keypair: Keypair, admission: Admission, objects: Streams) ->
         .with_idle_connection_timeout(IDLE_TIME_MAX)
         .with_substream_upgrade_protocol_override(Version::V1Lazy);
     Swarm::new(transport, behaviour, me, config)
+}
+
+/// Puts streams on connections that have passed the handshake.
+fn multiplexed<T, C>(authenticated: Authenticated<T>) -> Boxed<(PeerId, StreamMuxerBox)>
+where
+    T: Transport<Output = (PeerId, C)> + Send + Unpin + 'static,
+    T::Error: Send + Sync + 'static,
+    T::Dial: Send + 'static,
+    T::ListenerUpgrade: Send + 'static,
+    C: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
+    let mut muxer = yamux::Config::default();
+    muxer.set_max_num_streams(STREAMS_PER_CONNECTION_MAX);
+    authenticated
+        .multiplex(muxer)
+        .timeout(HANDSHAKE_TIME_MAX)
+        .map(|(peer, muxer), _| (peer, StreamMuxerBox::new(Closing::new(muxer))))
+        .boxed()
 }
 
 /// Listens on every address, and waits until each has at least one that others can dial.

@@ -1,5 +1,7 @@
 //! Nodes as a library, in this process, over real sockets, files and the API's socket.
 
+mod faults;
+
 use std::path::Path;
 use std::time::Duration;
 
@@ -20,6 +22,7 @@ fn config(home: &Path) -> Config {
         join: vec![],
         replicas: 3,
         storage_max: STORAGE_MAX_DEFAULT,
+        faults: false,
     }
 }
 
