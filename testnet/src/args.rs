@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use clap::{Parser, Subcommand};
 use p2p_api::{Code, Problem};
 use p2p_testnet::cluster::NODES_MAX;
+use p2p_testnet::faults::{Fault, Groups};
 
 /// Starts and hurts networks of real nodes on this machine.
 #[derive(Debug, Parser)]
@@ -34,8 +35,11 @@ pub(crate) enum Verb {
         /// Where the search for free ports starts [default: derived from DIR]
         #[arg(long, value_name = "S")]
         seed: Option<u64>,
+        /// Start also more nodes than this machine carries by its cores, memory and open files
+        #[arg(long)]
+        force: bool,
     },
-    /// List the nodes and what they are doing
+    /// List the nodes, what they are doing, and what is wrong with them on purpose
     Ps,
     /// Kill a node without warning (SIGKILL)
     Kill {
@@ -66,6 +70,33 @@ pub(crate) enum Verb {
         /// How many
         #[arg(value_name = "K", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=i64::from(NODES_MAX)))]
         count: u32,
+        /// Start also more nodes than this machine carries by its cores, memory and open files
+        #[arg(long)]
+        force: bool,
+    },
+    /// Keep groups of nodes apart, as if the cables between them were cut: `partition 0,1/2,3,4`
+    ///
+    /// Nodes that are not named form one more group, so `partition 0` isolates node 0. It replaces an earlier partition,
+    /// outlives restarts, and ends with heal. Nodes that are added later reach everybody.
+    Partition {
+        /// Indices with commas between them, groups with slashes between them
+        #[arg(value_name = "GROUPS")]
+        groups: Groups,
+    },
+    /// Take every fault from every node: partitions, and what `fault` has set
+    Heal,
+    /// Let a node serve badly, in the ways that are named and in no others: `fault 2 rate=20MiB corrupt`
+    ///
+    /// none: not at all. rate=SIZE: it sends at most SIZE a second to all others together. corrupt: every object that it
+    /// serves has a wrong byte. stall: it is there, and answers nothing about objects. hide-view: it looks for holders of
+    /// content by Kademlia alone, as if it knew no members. Outlives restarts; a partition stays as it is.
+    Fault {
+        /// Its index
+        #[arg(value_name = "I")]
+        index: u32,
+        /// none, rate=SIZE, corrupt, stall, hide-view
+        #[arg(value_name = "FAULT", required = true)]
+        faults: Vec<Fault>,
     },
     /// End every node; DIR stays and `up` starts them again
     Down {
@@ -166,6 +197,18 @@ mod tests {
             let (problem, json) = malformed(line);
             assert_eq!(problem.code, Code::Usage, "{line}");
             assert!(!json && !problem.message.is_empty() && !problem.message.starts_with("error"), "{problem:?}");
+        }
+    }
+
+    #[test]
+    fn faults_and_groups_are_read_before_anything_is_done() {
+        for line in ["partition 0,1/2,3", "partition 7", "heal", "fault 0 none", "fault 2 rate=20MiB corrupt stall"] {
+            parsed(&format!("p2p-testnet {line}")).expect(line);
+        }
+        for line in
+            ["partition", "partition 0,", "partition 0/0", "partition a", "fault 0", "fault x none", "fault 0 bad"]
+        {
+            assert_eq!(malformed(&format!("p2p-testnet {line}")).0.code, Code::Usage, "{line}");
         }
     }
 

@@ -12,10 +12,11 @@ use p2p_api::client::Client;
 use p2p_api::{Code, Problem};
 use rustix::process::Signal;
 
+use crate::faults::{Fault, Groups};
 use crate::launch::{self, Launcher, Running};
 use crate::process::{Condition, End};
 use crate::state::{Dir, State};
-use crate::{Result, report};
+use crate::{Result, faults, report};
 
 /// How long a node may take to end by itself before it is killed.
 const END_LIMIT: Duration = Duration::from_secs(15);
@@ -56,6 +57,8 @@ pub struct ClusterConfig {
     pub mode: Mode,
     /// Where the search for free ports starts; None derives it from the folder's name.
     pub seed: Option<u64>,
+    /// Start also more nodes than this machine carries.
+    pub force: bool,
 }
 
 /// A network of nodes. Dropping it kills the nodes that it holds.
@@ -66,6 +69,7 @@ pub struct Cluster {
     config: toml::Table,
     mode: Mode,
     seed: u64,
+    force: bool,
     /// Processes started here that are not to live on.
     held: Vec<(u32, Running)>,
 }
@@ -103,7 +107,8 @@ impl Cluster {
         };
         let seed = config.seed.unwrap_or_else(|| seed_of(&dir));
         let launcher = Launcher { node_bin, extra_args: config.extra_args };
-        Ok(Self { dir, launcher, config: config.config, mode: config.mode, seed, held: Vec::new() })
+        let ClusterConfig { config, mode, force, .. } = config;
+        Ok(Self { dir, launcher, config, mode, seed, force, held: Vec::new() })
     }
 
     /// The folder.
@@ -148,6 +153,30 @@ impl Cluster {
     /// `not_found` for an unknown index, `conflict` when it is not stopped.
     pub async fn cont(&self, index: u32) -> Result<()> {
         force(&self.dir, index, Change::Continue).await
+    }
+
+    /// Keeps groups of nodes apart, as by cut cables; see [`faults::partition`].
+    ///
+    /// # Errors
+    /// As that.
+    pub async fn partition(&self, groups: impl IntoIterator<Item = impl IntoIterator<Item = u32>>) -> Result<()> {
+        faults::partition(&self.dir, &Groups::new(groups)?).await
+    }
+
+    /// Lets a node serve badly in these ways and in no others; see [`faults::hurt`].
+    ///
+    /// # Errors
+    /// As that.
+    pub async fn hurt(&self, index: u32, ways: &[Fault]) -> Result<()> {
+        faults::hurt(&self.dir, index, ways).await
+    }
+
+    /// Takes every fault from every node. That they have met again is another matter: see [`Self::until_met`].
+    ///
+    /// # Errors
+    /// As [`faults::heal`].
+    pub async fn heal(&self) -> Result<()> {
+        faults::heal(&self.dir).await
     }
 
     /// Ends every node of the network, also those that others started for it.
@@ -233,7 +262,11 @@ pub async fn force(dir: &Dir, index: u32, change: Change) -> Result<()> {
         let instead = if now == Condition::Exited { format!("restart {index}") } else { "ps".to_owned() };
         return Err(Problem::new(Code::Conflict, message).hint(dir.hint(&instead)));
     };
-    process.force(change.signal(), target).await
+    process.force(change.signal(), target).await?;
+    if target == Condition::Running {
+        faults::tell_again(dir, node).await?;
+    }
+    Ok(())
 }
 
 /// Ends every node of a network, and with `delete` removes its folder.

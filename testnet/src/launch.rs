@@ -15,9 +15,9 @@ use serde::Deserialize;
 use tokio::process::{Child, ChildStdin, Command};
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::Result;
 use crate::process::ProcessId;
 use crate::state::failed;
+use crate::{Result, faults};
 
 /// Longest that `p2p-node init` may take.
 const INIT_LIMIT: Duration = Duration::from_secs(30);
@@ -149,9 +149,11 @@ impl Launcher {
             }
             _ => {}
         }
+        // Also where an earlier p2p-testnet has made the home.
+        faults::mark(home)?;
         let (log, log_start) = open_log(home)?;
         let mut command = self.command("run", home);
-        command.arg("--ready-file").arg(&ready_file).args(&self.extra_args);
+        command.arg("--faults").arg("--ready-file").arg(&ready_file).args(&self.extra_args);
         let stdin = if held { Stdio::piped() } else { Stdio::null() };
         if held {
             command.arg("--exit-with-stdin");

@@ -2,13 +2,16 @@
 //!
 //! Tests use [`Cluster`]; the binary's commands are thin over it. A network lives in one folder (`DIR`), whose state
 //! file ([`state`]) is what one command tells the next; nothing else is shared between them. [`process`] knows one
-//! process, [`ports`] which port a node gets, [`launch`] how a node is started, [`cluster`] the network, [`demo`] the
-//! tour of it, [`report`] what is printed.
+//! process, [`ports`] which port a node gets, [`launch`] how a node is started, [`cluster`] the network, [`faults`] what is
+//! wrong with it on purpose, `capacity` how many nodes this machine carries, [`demo`] the tour of it, [`report`] what is
+//! printed.
 //!
 //! It reaches nodes only as a user would: the executable, signals, and the API on the node's socket.
 
+mod capacity;
 pub mod cluster;
 pub mod demo;
+pub mod faults;
 pub mod launch;
 pub mod ports;
 pub mod process;

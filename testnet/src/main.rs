@@ -13,7 +13,7 @@ use p2p_testnet::cluster::{self, Change};
 use p2p_testnet::process::{Condition, End};
 use p2p_testnet::report::{self, Network};
 use p2p_testnet::state::Dir;
-use p2p_testnet::{Cluster, ClusterConfig, Mode, demo};
+use p2p_testnet::{Cluster, ClusterConfig, Mode, demo, faults};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use args::{Args, Early, Verb};
@@ -87,20 +87,34 @@ async fn command(args: Args, path: &Path, say: Say) -> Result<Outcome, Problem> 
     let json = args.json;
     let dir = Dir::new(path)?;
     match args.verb {
-        Verb::Up { nodes, detach, seed } => return up(path, json, Up { nodes, detach, seed }, say).await,
+        Verb::Up { nodes, detach, seed, force } => {
+            return up(path, json, Up { nodes, detach, seed, force }, say).await;
+        }
         Verb::Ps => show(&dir, json)?,
         Verb::Kill { index } => force(&dir, json, index, Change::Kill).await?,
         Verb::Stop { index } => force(&dir, json, index, Change::Stop).await?,
         Verb::Cont { index } => force(&dir, json, index, Change::Continue).await?,
         Verb::Restart { index } => {
             dir.load()?;
-            let end = network(path, Mode::Detached, None)?.restart(index).await?;
+            let end = detached(path, false)?.restart(index).await?;
             note_end(say, index, end);
             show(&dir, json)?;
         }
-        Verb::Add { count } => {
+        Verb::Add { count, force } => {
             dir.load()?;
-            network(path, Mode::Detached, None)?.add(count).await?;
+            detached(path, force)?.add(count).await?;
+            show(&dir, json)?;
+        }
+        Verb::Partition { groups } => {
+            faults::partition(&dir, &groups).await?;
+            show(&dir, json)?;
+        }
+        Verb::Heal => {
+            faults::heal(&dir).await?;
+            show(&dir, json)?;
+        }
+        Verb::Fault { index, faults } => {
+            faults::hurt(&dir, index, &faults).await?;
             show(&dir, json)?;
         }
         Verb::Down { delete } => down(&dir, json, delete, say).await?,
@@ -113,8 +127,9 @@ async fn command(args: Args, path: &Path, say: Say) -> Result<Outcome, Problem> 
     Ok(Outcome::Done)
 }
 
-fn network(dir: &Path, mode: Mode, seed: Option<u64>) -> Result<Cluster, Problem> {
-    Cluster::new(ClusterConfig { dir: dir.to_owned(), mode, seed, ..ClusterConfig::default() })
+/// A network whose nodes are left running.
+fn detached(dir: &Path, force: bool) -> Result<Cluster, Problem> {
+    Cluster::new(ClusterConfig { dir: dir.to_owned(), mode: Mode::Detached, force, ..ClusterConfig::default() })
 }
 
 /// What `up` was asked for.
@@ -122,12 +137,14 @@ struct Up {
     nodes: Option<u32>,
     detach: bool,
     seed: Option<u64>,
+    force: bool,
 }
 
 async fn up(path: &Path, json: bool, asked: Up, say: Say) -> Result<Outcome, Problem> {
-    let Up { nodes, detach, seed } = asked;
+    let Up { nodes, detach, seed, force } = asked;
     let mode = if detach { Mode::Detached } else { Mode::Held };
-    let mut cluster = network(path, mode, seed)?;
+    let mut cluster =
+        Cluster::new(ClusterConfig { dir: path.to_owned(), mode, seed, force, ..ClusterConfig::default() })?;
     let raised = cluster.raise(nodes).await?;
     let found = cluster.nodes()?;
     if raised.started == 0 {

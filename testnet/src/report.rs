@@ -5,12 +5,13 @@ use std::io::{self, Write as _};
 use std::path::PathBuf;
 
 use p2p_api::text::shell_word;
+use p2p_api::types::Faults;
 use p2p_api::{Code, Problem};
 use serde::Serialize;
 
 use crate::process::{Condition, ProcessId};
 use crate::state::{Dir, NodeState};
-use crate::{Result, launch};
+use crate::{Result, faults, launch};
 
 /// The result of `up`, `ps` and every command that changes a network.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -37,6 +38,9 @@ pub struct Node {
     pub socket: PathBuf,
     /// What its process does now.
     pub state: Condition,
+    /// What is wrong with it on purpose; absent when nothing is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub faults: Option<Faults>,
 }
 
 impl Network {
@@ -46,7 +50,7 @@ impl Network {
     /// When the folder holds no network.
     pub fn of(dir: &Dir) -> Result<Self> {
         let state = dir.load()?;
-        let nodes = state.nodes.iter().map(|node| Node::of(dir, node)).collect();
+        let nodes = state.nodes.iter().map(|node| Node::of(dir, node)).collect::<Result<_>>()?;
         Ok(Self { dir: dir.path().to_owned(), nodes })
     }
 
@@ -58,6 +62,12 @@ impl Network {
             let (index, state, peer, home) = (node.index, node.state.word(), &node.peer, node.home.display());
             // Writing to a string does not fail.
             let _ = writeln!(text, "{index:<5} {state:<8} {pid:<8} {peer:<52} {home}");
+        }
+        let index_of = |peer: &str| self.nodes.iter().find(|node| node.peer == peer).map(|node| node.index);
+        for node in &self.nodes {
+            if let Some(faults) = &node.faults {
+                let _ = writeln!(text, "node {} {}", node.index, faults::in_words(faults, index_of));
+            }
         }
         text
     }
@@ -82,18 +92,20 @@ impl Network {
 }
 
 impl Node {
-    fn of(dir: &Dir, node: &NodeState) -> Self {
+    fn of(dir: &Dir, node: &NodeState) -> Result<Self> {
         let home = dir.home(node.index);
         let state = node.condition();
         let pid = |process: &ProcessId| (state != Condition::Exited).then_some(process.pid);
-        Self {
+        let faults = faults::of_home(&home)?;
+        Ok(Self {
             index: node.index,
             pid: node.process.as_ref().and_then(pid),
             peer: node.peer.clone(),
             socket: launch::socket(&home),
             home,
             state,
-        }
+            faults: (faults != Faults::default()).then_some(faults),
+        })
     }
 }
 
@@ -131,7 +143,8 @@ mod tests {
     use super::*;
 
     fn network(state: Condition, pid: Option<u32>) -> Network {
-        let node = Node { index: 0, pid, peer: "P".into(), home: "/d/node-0".into(), socket: "/d/s".into(), state };
+        let (home, socket) = ("/d/node-0".into(), "/d/s".into());
+        let node = Node { index: 0, pid, peer: "P".into(), home, socket, state, faults: None };
         Network { dir: "/d".into(), nodes: vec![node] }
     }
 
@@ -144,5 +157,15 @@ mod tests {
         );
         let exited = json(&network(Condition::Exited, None)).expect("plain data");
         assert!(!exited.contains("pid") && exited.contains(r#""state":"exited""#), "{exited}");
+    }
+
+    #[test]
+    fn faults_are_shown_where_there_are_any() {
+        let mut network = network(Condition::Running, Some(7));
+        assert_eq!(network.table().lines().count(), 2);
+        network.nodes[0].faults = Some(Faults { corrupt: true, ..Faults::default() });
+        assert!(network.table().ends_with("\nnode 0 serves wrong bytes\n"), "{}", network.table());
+        let document = json(&network).expect("plain data");
+        assert!(document.contains(r#""faults":{"blocked":[],"rate":null,"corrupt":true"#), "{document}");
     }
 }

@@ -158,6 +158,17 @@ impl Dir {
         })
     }
 
+    /// The state as it was last written; without any node where there is no network yet.
+    ///
+    /// # Errors
+    /// When the file cannot be used.
+    pub(crate) fn load_or_empty(&self) -> Result<State> {
+        match self.load() {
+            Err(problem) if problem.code == Code::NotFound => Ok(State::empty()),
+            state => state,
+        }
+    }
+
     /// Locks the folder of an existing network.
     ///
     /// # Errors
@@ -185,10 +196,7 @@ impl Dir {
                 Err(problem) if problem.code == Code::NotFound => {}
                 Err(problem) => return Err(problem),
                 Ok(lock) => {
-                    let state = match self.load() {
-                        Err(problem) if problem.code == Code::NotFound => State::empty(),
-                        state => state?,
-                    };
+                    let state = self.load_or_empty()?;
                     lock.save(&state)?;
                     return Ok((lock, state));
                 }

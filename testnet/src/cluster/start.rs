@@ -12,7 +12,7 @@ use super::{Cluster, END_LIMIT, Mode, NODES_DEFAULT, NODES_MAX, Raised};
 use crate::launch::{NotReady, write_config};
 use crate::process::{Condition, End};
 use crate::state::{Locked, NodeState, State, TicketFile};
-use crate::{Result, ports};
+use crate::{Result, capacity, faults, ports};
 use p2p_api::text::shell_word;
 
 /// How long one node may take to be ready, or to meet the others.
@@ -41,12 +41,10 @@ impl Cluster {
     /// As [`Cluster::up`].
     pub async fn raise(&mut self, nodes: Option<u32>) -> Result<Raised> {
         check_count(nodes.unwrap_or(1))?;
+        // Before a folder is made for what is refused.
+        self.check_machine(&self.dir.load_or_empty()?, nodes)?;
         let (lock, mut state) = self.dir.create().await?;
-        state.wanted = match (nodes, state.wanted) {
-            (None, 0) => NODES_DEFAULT,
-            (None, before) => before,
-            (Some(nodes), before) => nodes.max(before),
-        };
+        state.wanted = wanted(nodes, &state);
         lock.save(&state)?;
         let down = state.indices(Condition::Exited);
         let stopped = state.indices(Condition::Stopped).len();
@@ -69,7 +67,9 @@ impl Cluster {
     pub async fn add(&mut self, count: u32) -> Result<Vec<u32>> {
         let (lock, mut state) = self.dir.open().await?;
         check_count(count)?;
-        check_count(state.nodes.len() as u32 + count)?;
+        let total = state.nodes.len() as u32 + count;
+        check_count(total)?;
+        self.check_machine(&state, Some(total))?;
         if state.indices(Condition::Running).is_empty() {
             return Err(Problem::new(Code::Conflict, "no node of this network runs, so nobody can let another one in")
                 .hint(self.dir.hint("up --detach")));
@@ -206,7 +206,16 @@ impl Cluster {
         join_all(waiting).await.into_iter().flatten().collect()
     }
 
-    /// Waits until every running node sees every other running one. A stopped node answers nobody, so it is left out.
+    /// Waits until every running node sees every other running one that it is not cut off from.
+    ///
+    /// # Errors
+    /// `not_found` when there is no network; otherwise when they do not meet in time.
+    pub async fn until_met(&self) -> Result<()> {
+        self.meet(&[]).await
+    }
+
+    /// Waits until every running node sees every other running one that it is not cut off from. A stopped node answers
+    /// nobody, so it is left out.
     ///
     /// Other commands may kill and add nodes meanwhile, so who runs is looked up again with every round.
     async fn meet(&self, started: &[u32]) -> Result<()> {
@@ -229,8 +238,12 @@ impl Cluster {
 
     async fn meet_once(&self, state: &State) -> Result<()> {
         let running = state.indices(Condition::Running);
-        let members = running.len() as u32;
-        let waits = running.iter().map(|index| async move {
+        let reach = faults::within_reach(&self.dir, state)?;
+        let waits = running.iter().map(|index| {
+            let members = reach[index].iter().filter(|other| running.contains(other)).count() as u32;
+            (index, members)
+        });
+        let waits = waits.map(|(index, members)| async move {
             let client = self.client(*index);
             let met = answered(MEET_ROUND + ANSWER_LIMIT, client.wait(Some(members), MEET_ROUND)).await;
             met.map_err(|problem| at_node(*index, problem))
@@ -247,6 +260,16 @@ impl Cluster {
         let client = self.client(*index);
         let ticket = answered(ANSWER_LIMIT, client.ticket()).await.map_err(|problem| at_node(*index, problem))?.ticket;
         lock.write_ticket(&ticket)
+    }
+
+    /// Refuses to start what this machine does not carry, unless told to.
+    fn check_machine(&self, state: &State, nodes: Option<u32>) -> Result<()> {
+        if self.force {
+            return Ok(());
+        }
+        let nodes = wanted(nodes, state).max(state.nodes.len() as u32);
+        let up = state.nodes.len() - state.indices(Condition::Exited).len();
+        capacity::check(nodes, nodes - up as u32)
     }
 
     fn choose_port(&self, state: &State) -> Result<u16> {
@@ -266,6 +289,15 @@ impl Cluster {
         for (_, running) in self.held.iter_mut().filter(|(index, _)| indices.contains(index)) {
             running.kill();
         }
+    }
+}
+
+/// How many nodes a network is to have.
+fn wanted(nodes: Option<u32>, state: &State) -> u32 {
+    match (nodes, state.wanted) {
+        (None, 0) => NODES_DEFAULT,
+        (None, before) => before,
+        (Some(nodes), before) => nodes.max(before),
     }
 }
 

@@ -4,6 +4,7 @@
 
 mod cli;
 mod content;
+mod faults;
 mod library;
 
 use std::fs;
