@@ -93,8 +93,8 @@ pub enum Want {
 /// What happened.
 #[derive(Debug)]
 pub enum Input {
-    /// Begin.
-    Start,
+    /// Begin; these members are known, this node included.
+    Start(Vec<PeerId>),
     /// The closest members to a part's key, best first, and all members that are known.
     Located(Part, Vec<PeerId>, Vec<PeerId>),
     /// A peer that was asked whether it has the root object has answered: yes, no, or not at all.
@@ -209,8 +209,7 @@ pub struct Get {
     range: Range,
     /// The search for the root object, until it is here.
     hunt: Option<Hunt>,
-    /// Who is closest to the root, and who sent it.
-    near_root: Option<Vec<PeerId>>,
+    /// Who sent the root object.
     root_source: Option<PeerId>,
     /// Groups that were not started yet.
     waiting: BTreeMap<Span, Group>,
@@ -249,7 +248,6 @@ impl Get {
             root,
             wanted,
             range,
-            near_root: None,
             root_source: None,
             waiting: BTreeMap::new(),
             parts: BTreeMap::new(),
@@ -277,7 +275,10 @@ impl Get {
         }
         self.excuse_lag(now);
         match input {
-            Input::Start => self.hunt_root(now),
+            Input::Start(members) => {
+                self.members = members;
+                self.hunt_root(now);
+            }
             Input::Located(part, closest, members) => self.on_located(part, closest, members, now),
             Input::RootAnswered(peer, has) => self.on_root_answered(peer, has, now),
             Input::Answered(part, peer, has) => self.on_answered(part, peer, has, now),
@@ -324,7 +325,6 @@ impl Get {
     fn on_located(&mut self, part: Part, closest: Vec<PeerId>, members: Vec<PeerId>, now: Instant) {
         self.members = members;
         if part == ROOT {
-            self.near_root = Some(closest.clone());
             self.on_root_located(closest, now);
         } else {
             self.on_part_located(part, closest, now);

@@ -1,7 +1,8 @@
 //! Where something may be: whom to ask next about one group of objects.
 //!
-//! First those who are likely to have it, this node before all; then the members closest to its key; then all others,
-//! sixteen at a time, because growth of the cluster must not hide content. Pure: it names peers, others ask them.
+//! First those who are likely to have it, this node before all; then the closest of the members that are known, which costs
+//! nothing to find out; then those that a lookup finds to be closest; then all others, sixteen at a time, because growth of
+//! the cluster must not hide content. Pure: it names peers, others ask them.
 
 use std::collections::BTreeSet;
 
@@ -25,7 +26,9 @@ pub struct Search {
 enum Stage {
     /// These are likely to have it.
     Start(Vec<PeerId>),
-    /// The closest members are not known yet.
+    /// The closest of the known members come next.
+    Known,
+    /// Who is closest of all is not known yet.
     Unlocated,
     /// They are being found out.
     Locating,
@@ -38,13 +41,13 @@ enum Stage {
 /// What to do next.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Step {
-    /// Find out who is closest to the key, then call [`Search::located`].
+    /// Look up who is closest to the key, then call [`Search::located`].
     Locate,
     /// These should have it, best first.
     Likely(Vec<PeerId>),
     /// These may have it.
     Unlikely(Vec<PeerId>),
-    /// The closest members are still being found out.
+    /// The lookup is still under way.
     Wait,
     /// Everybody was named.
     Exhausted,
@@ -61,17 +64,22 @@ impl Search {
         self.key
     }
 
-    /// Whether the closest members have been named.
-    pub fn named_closest(&self) -> bool {
-        self.stage == Stage::Others
+    /// Whether those have been named who should have it.
+    pub fn named_likely(&self) -> bool {
+        !matches!(self.stage, Stage::Start(_) | Stage::Known)
     }
 
     /// The next step; `members` are all that are known.
     pub fn next(&mut self, members: &[PeerId]) -> Step {
         match std::mem::replace(&mut self.stage, Stage::Locating) {
             Stage::Start(likely) => {
-                self.stage = Stage::Unlocated;
+                self.stage = Stage::Known;
                 Step::Likely(self.name(likely))
+            }
+            Stage::Known => {
+                self.stage = Stage::Unlocated;
+                let closest = placement::closest(&self.key, members.iter().copied(), placement::READ_CANDIDATES);
+                Step::Likely(self.name(closest))
             }
             Stage::Unlocated => Step::Locate,
             Stage::Locating => Step::Wait,
@@ -117,33 +125,28 @@ mod tests {
         let members: Vec<PeerId> = (0..40).map(peer).collect();
         let mut search = Search::new(key(), [peer(0)]);
         assert_eq!(search.next(&members), Step::Likely(vec![peer(0)]));
+        assert!(!search.named_likely());
+        let Step::Likely(closest) = search.next(&members) else { panic!("the closest of the members") };
+        let expected = placement::closest(&key(), members.clone(), 5);
+        assert_eq!(closest, expected.into_iter().filter(|other| *other != peer(0)).collect::<Vec<_>>());
+        assert!(search.named_likely());
         assert_eq!(search.next(&members), Step::Locate);
         assert_eq!(search.next(&members), Step::Wait);
-        assert!(!search.named_closest());
-        search.located(vec![peer(0), peer(1), peer(2)]);
-        assert_eq!(search.next(&members), Step::Likely(vec![peer(1), peer(2)]));
-        assert!(search.named_closest());
-        let mut named = 3;
-        for expected in [16, 16, 5] {
+        search.located(vec![peer(0), closest[0], peer(50)]);
+        assert_eq!(search.next(&members), Step::Likely(vec![peer(50)]), "somebody who is not known as a member yet");
+        let mut left = 40 - 1 - closest.len();
+        while left > 0 {
             let Step::Unlikely(batch) = search.next(&members) else { panic!("more are to be asked") };
-            assert_eq!(batch.len(), expected);
-            named += batch.len();
+            assert_eq!(batch.len(), left.min(16));
+            left -= batch.len();
         }
-        assert_eq!(named, 40);
         assert_eq!(search.next(&members), Step::Exhausted);
-    }
-
-    #[test]
-    fn who_is_closest_may_be_known_beforehand() {
-        let mut search = Search::new(key(), [peer(0)]);
-        assert_eq!(search.next(&[]), Step::Likely(vec![peer(0)]));
-        search.located(vec![peer(3)]);
-        assert_eq!(search.next(&[]), Step::Likely(vec![peer(3)]));
     }
 
     #[test]
     fn a_member_that_appears_later_is_named_too() {
         let mut search = Search::new(key(), []);
+        assert_eq!(search.next(&[]), Step::Likely(vec![]));
         assert_eq!(search.next(&[]), Step::Likely(vec![]));
         assert_eq!(search.next(&[]), Step::Locate);
         search.located(vec![]);

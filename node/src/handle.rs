@@ -40,6 +40,9 @@ pub const STALL_MAX: Duration = Duration::from_secs(24 * 3600);
 /// How long a lookup may take before the members that are connected decide where things belong.
 const LOOKUP_WAIT: Duration = Duration::from_secs(2);
 
+/// For how long no lookup is tried after one took too long: somebody in it is silent, and the next would wait for him too.
+const LOOKUP_PAUSE: Duration = Duration::from_secs(20);
+
 /// How long a node that knows others waits for the first of them before it calls itself ready.
 const READY_WAIT: Duration = Duration::from_secs(10);
 
@@ -68,6 +71,8 @@ pub struct Network {
     pub(crate) me: PeerId,
     pub(crate) commands: mpsc::Sender<Command>,
     pub(crate) view: watch::Receiver<NetView>,
+    /// When a lookup last took too long.
+    pub(crate) slow_lookup: Arc<Mutex<Option<Instant>>>,
     /// In a node of a test network only.
     pub(crate) faults: Option<Arc<Faults>>,
 }
@@ -75,6 +80,20 @@ pub struct Network {
 impl Network {
     fn hides_view(&self) -> bool {
         self.faults.as_ref().is_some_and(|faults| faults.hides_view())
+    }
+
+    /// Who is closest by Kademlia; None if that takes too long, or did so just now and there is another way.
+    async fn lookup(&self, key: &PlacementKey, dispensable: bool) -> Option<Vec<FoundPeer>> {
+        let slow = || self.slow_lookup.lock().unwrap_or_else(PoisonError::into_inner);
+        if dispensable && slow().is_some_and(|at| at.elapsed() < LOOKUP_PAUSE) {
+            return None;
+        }
+        let lookup = self.ask(|reply| Command::Lookup(kademlia::lookup_key(key), reply));
+        let found = tokio::time::timeout(LOOKUP_WAIT, lookup).await;
+        if found.is_err() {
+            *slow() = Some(Instant::now());
+        }
+        found.ok().flatten()
     }
 
     async fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Option<T> {
@@ -102,8 +121,7 @@ impl Locator for Network {
 
     async fn closest(&self, key: PlacementKey, count: usize) -> Vec<PeerId> {
         let members = self.members();
-        let lookup = self.ask(|reply| Command::Lookup(kademlia::lookup_key(&key), reply));
-        let found = tokio::time::timeout(LOOKUP_WAIT, lookup).await.ok().flatten().unwrap_or_default();
+        let found = self.lookup(&key, members.len() > 1).await.unwrap_or_default();
         // Kademlia never names this node, and a lookup cut short names too few: those who are connected are closest to
         // being the truth.
         let found = found.into_iter().map(|FoundPeer { peer, .. }| peer);

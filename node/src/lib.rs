@@ -157,7 +157,7 @@ impl Node {
         let (cluster_id, current) = watch::channel(cluster.id);
         let counters = Arc::new(Counters::default());
         let client = Client::new(control, current.clone(), counters.clone());
-        let network = Network { me: peer, commands, view, faults: faults.clone() };
+        let network = Network { me: peer, commands, view, slow_lookup: Arc::default(), faults: faults.clone() };
         let content = Content::new(store.clone(), network.clone(), client.clone(), counters.clone());
         let server = Server::new(store.clone(), current, counters.clone());
         let server = match &faults {

@@ -157,7 +157,7 @@ impl<S: ObjectStore, L: Locator> Run<S, L> {
     async fn run(mut self, mut get: Get, deliver: mpsc::Sender<Result<Object, ContentError>>) {
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        let mut effects = get.handle(Input::Start, Instant::now());
+        let mut effects = get.handle(Input::Start(self.content.locator.members()), Instant::now());
         let mut finished = false;
         loop {
             for effect in effects.drain(..) {

@@ -47,14 +47,11 @@ impl Get {
     fn start(&mut self, group: Group, now: Instant) {
         let part = Part(self.next_part);
         self.next_part += 1;
-        let mut search = Search::new(group.key, [self.config.me]);
+        let search = Search::new(group.key, [self.config.me]);
         let mut holders = BTreeSet::new();
         if group.key == PlacementKey(self.root.0) {
             // Who had the root has most likely all that lives beside it, and need not be asked first.
             holders.extend(self.root_source);
-            if let Some(near) = &self.near_root {
-                search.located(near.clone());
-            }
         }
         for reference in &group.objects {
             let holders = holders.clone();
@@ -80,7 +77,7 @@ impl Get {
             }
             let me = self.config.me;
             let missing = state.missing.iter().filter_map(|span| self.pieces.get(span));
-            let all_found = if state.search.named_closest() {
+            let all_found = if state.search.named_likely() {
                 missing.clone().all(|piece| !piece.holders.is_empty())
             } else {
                 missing.clone().all(|piece| piece.holders.contains(&me))

@@ -11,7 +11,7 @@ use crate::search::{Search, Step};
 use crate::tree::{Id, PlacementKey, RootId};
 
 /// Who was asked for the root object and is silent for so long gets company.
-const PATIENCE: Duration = Duration::from_millis(300);
+const PATIENCE: Duration = Duration::from_millis(150);
 
 /// Likewise, where something comes, though slowly: a root object may be a whole leaf on a slow line.
 const PATIENCE_HEARD: Duration = Duration::from_secs(2);

@@ -62,6 +62,8 @@ struct World {
     started: Instant,
     /// Whether what is delivered is read.
     reader: bool,
+    /// Whether the members are known from the beginning.
+    view: bool,
 }
 
 /// Four of the larger parts.
@@ -141,12 +143,18 @@ impl World {
             received: 0,
             started,
             reader: true,
+            view: true,
         }
     }
 
     fn run(mut self) -> Self {
-        self.input(Input::Start);
+        self.start();
         self.go_on()
+    }
+
+    fn start(&mut self) {
+        let known = if self.view { self.everybody() } else { Vec::new() };
+        self.input(Input::Start(known));
     }
 
     fn go_on(mut self) -> Self {
@@ -353,6 +361,16 @@ fn slow_is_not_silent() {
 }
 
 #[test]
+fn without_a_view_a_lookup_finds_the_holders() {
+    let content = bytes(11, 60_000);
+    let mut world = World::new(&[Honest; 5], &content, Range::ALL);
+    world.view = false;
+    let world = world.run();
+    assert_eq!(world.result, Some(Ok(())));
+    assert!(world.delivered == content);
+}
+
+#[test]
 fn growth_does_not_hide_content() {
     // The file was placed when there were five members; forty more are closer now and hold nothing.
     let content = bytes(3, 30_000);
@@ -418,7 +436,7 @@ fn a_reader_that_stops_fills_no_memory_and_can_go_on_later() {
     let content = bytes(8, 60_000);
     let mut world = World::new(&[Honest; 5], &content, Range::ALL);
     world.reader = false;
-    world.input(Input::Start);
+    world.start();
     world.timeline.after(TICK, Event::Tick);
     let stopped = world.timeline.now() + Duration::from_secs(3600);
     while world.timeline.now() < stopped {
@@ -525,7 +543,9 @@ fn right_bytes_or_an_error_in_time() {
             })
             .collect();
         let content = bytes(seed, dice.random_range(0..40_000));
-        let world = World::new(&manners, &content, Range::ALL).run();
+        let mut world = World::new(&manners, &content, Range::ALL);
+        world.view = dice.random();
+        let world = world.run();
         assert!(content.starts_with(&world.delivered), "seed {seed}: {manners:?}");
         if world.result == Some(Ok(())) {
             assert!(world.delivered == content, "seed {seed}: {manners:?}");
