@@ -2,7 +2,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::Path;
 
 /// Who may read a file.
@@ -35,6 +35,15 @@ pub(crate) fn replace(path: &Path, bytes: &[u8], access: Access) -> io::Result<(
         let _ = fs::remove_file(&temporary);
     }
     written
+}
+
+/// Makes a folder for this user alone, and those it lies in, where they are missing; durable once this returns.
+pub(crate) fn make_folder(path: &Path) -> io::Result<()> {
+    let path = std::path::absolute(path)?;
+    let missing: Vec<&Path> = path.ancestors().take_while(|folder| !folder.exists()).collect();
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(&path)?;
+    // A folder's name stands in the one above it.
+    missing.into_iter().filter_map(Path::parent).try_for_each(|above| File::open(above)?.sync_all())
 }
 
 /// Longest file that is read, in bytes: none of the home's small files comes near it.

@@ -270,8 +270,7 @@ async fn resume(handle: Handle, pending: Vec<Pending>) {
 }
 
 fn make_home(home: &Path) -> Result<(), StartError> {
-    use std::os::unix::fs::DirBuilderExt;
-    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(home).map_err(error::file_error(home))
+    files::make_folder(home).map_err(error::file_error(home))
 }
 
 fn peers_path(home: &Path) -> std::path::PathBuf {

@@ -9,7 +9,7 @@ mod threads;
 
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use p2p_dht::store::{ObjectStore, ObjectTx, ObjectView, StoreError, StoreResult, Totals};
 use tokio::sync::{oneshot, watch};
@@ -34,6 +34,9 @@ pub const WRITE_QUEUE_LEN: usize = 256;
 /// Threads that read.
 pub const READERS: usize = 2;
 
+/// Pages of the log after which it is written into the file: 64 MiB.
+const CHECKPOINT_PAGES: u32 = 1024;
+
 /// Free space of the file system that stays free, in bytes.
 pub const DISK_FREE_MIN: u64 = 256 << 20;
 
@@ -42,7 +45,7 @@ pub const DISK_FREE_MIN: u64 = 256 << 20;
 /// # Errors
 /// When the file cannot be read.
 pub(crate) fn totals(home: &Path) -> Result<Totals, OpenError> {
-    objects::Reader::open(&home.join(FILE_NAME))?.totals()
+    objects::Reader::open(&home.join(FILE_NAME), None)?.totals()
 }
 
 /// The object store of a node. Cheap to clone; the threads end when the last clone is gone, or by [`Self::close`].
@@ -60,13 +63,12 @@ impl Objects {
     /// # Errors
     /// When the file cannot be opened, is damaged, or was written by a newer version; it is then left as it is.
     pub fn open(home: &Path, bytes_max: u64) -> Result<Self, OpenError> {
-        Self::open_with_clock(home, bytes_max, None)
+        Self::open_with(home, Setup::new(bytes_max))
     }
 
-    /// [`Self::open`] with time that a test lets pass by hand.
-    fn open_with_clock(home: &Path, bytes_max: u64, skipped: Option<Skipped>) -> Result<Self, OpenError> {
+    fn open_with(home: &Path, setup: Setup) -> Result<Self, OpenError> {
         let (failed_sender, failed) = watch::channel(None);
-        let threads = Threads::start(home, bytes_max, skipped.unwrap_or_default(), failed_sender.clone())?;
+        let threads = Threads::start(home, &setup, failed_sender.clone())?;
         Ok(Self { threads: Arc::new(threads), failed, fail: failed_sender })
     }
 
@@ -131,8 +133,30 @@ impl ObjectStore for Objects {
     }
 }
 
-/// Time that tests let pass, added to the store's own clock.
-type Skipped = Arc<std::sync::Mutex<Duration>>;
+/// How a store is opened. Only the first is the owner's to choose; the others are a door for tests.
+#[derive(Clone)]
+struct Setup {
+    /// Most bytes of payload.
+    bytes_max: u64,
+    /// Pages of the log after which it is written into the file.
+    checkpoint_pages: u32,
+    /// The virtual file system of SQLite, by name; None for the platform's.
+    vfs: Option<&'static str>,
+    /// How time passes.
+    clock: Clock,
+}
 
+impl Setup {
+    fn new(bytes_max: u64) -> Self {
+        let since = Instant::now();
+        Self { bytes_max, checkpoint_pages: CHECKPOINT_PAGES, vfs: None, clock: Arc::new(move || since.elapsed()) }
+    }
+}
+
+/// Says how much time has passed since some moment.
+type Clock = Arc<dyn Fn() -> Duration + Send + Sync>;
+
+#[cfg(test)]
+mod crash;
 #[cfg(test)]
 mod tests;

@@ -1,11 +1,11 @@
 //! What every object store owes, whatever it is made of: one suite, run on each.
 
-use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::{ObjectStore, Pending, StoreError, UploadId};
+use super::{ObjectStore, ObjectTx, Pending, RunTime, StoreError, StoreResult, UploadId};
 use crate::hold::{self, Bound, Stored, UNBOUND_TIME_MAX};
 use crate::object::Object;
 use crate::tree::{Id, ObjectRef, RootId};
@@ -45,11 +45,12 @@ pub async fn check(subject: &impl Subject) {
 /// When they differ.
 pub async fn check_same_history(a: &impl ObjectStore, b: &impl ObjectStore, seed: u64, steps: u32) {
     let mut dice = Dice(seed);
+    let scene = Scene::of((0..14).map(object));
     for step in 0..steps {
-        let action = Action::roll(&mut dice);
-        let (x, y) = (action.clone().run(a).await, action.clone().run(b).await);
+        let action = Action::roll(&scene, &mut dice);
+        let (x, y) = (action.clone().run(&scene, a).await, action.clone().run(&scene, b).await);
         assert_eq!(x, y, "seed {seed}, step {step}: {action:?}");
-        assert_eq!(visible(a).await, visible(b).await, "seed {seed}, after step {step}: {action:?}");
+        assert_eq!(visible(&scene, a).await, visible(&scene, b).await, "seed {seed}, after step {step}: {action:?}");
     }
 }
 
@@ -236,10 +237,11 @@ async fn what_expired_makes_room(subject: &impl Subject) {
 }
 
 /// A small generator of repeatable numbers (SplitMix64, Steele et al. 2014).
-struct Dice(u64);
+pub struct Dice(pub u64);
 
 impl Dice {
-    fn roll(&mut self, sides: u64) -> u64 {
+    /// A number below `sides`.
+    pub fn roll(&mut self, sides: u64) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -248,77 +250,144 @@ impl Dice {
     }
 }
 
+/// Uploads that take part in a random history.
+const UPLOADS: u8 = 4;
+
+/// The objects of a random history; uploads and files are numbers.
+#[derive(Clone)]
+pub struct Scene {
+    objects: Arc<[Object]>,
+}
+
+impl Scene {
+    /// A history of these.
+    pub fn of(objects: impl IntoIterator<Item = Object>) -> Self {
+        Self { objects: objects.into_iter().collect() }
+    }
+
+    fn object(&self, n: u8) -> &Object {
+        &self.objects[usize::from(n)]
+    }
+
+    fn len(&self) -> u64 {
+        self.objects.len() as u64
+    }
+}
+
+/// One rule of a random history.
 #[derive(Clone, Debug)]
-enum Action {
+pub enum Action {
+    /// [`hold::store`], under an upload or as cache.
     Store(u8, Option<u8>),
+    /// [`hold::offer`].
     Offer(u8, Vec<u8>),
+    /// [`hold::bind`] of an upload to a file.
     Bind(u8, u8, u64),
+    /// [`hold::keep`].
+    Keep(u8),
+    /// [`hold::release`].
     Release(u8),
+    /// [`super::ObjectTx::add_pending`].
     Pend(u8, u8),
+    /// [`hold::settle`].
     Settle(u8),
+    /// [`hold::expire`].
     Expire,
 }
 
 impl Action {
-    fn roll(dice: &mut Dice) -> Self {
-        let (object, upload) = (dice.roll(14) as u8, dice.roll(4) as u8);
-        match dice.roll(10) {
+    /// Any.
+    pub fn roll(scene: &Scene, dice: &mut Dice) -> Self {
+        let (object, upload) = (dice.roll(scene.len()) as u8, dice.roll(UPLOADS.into()) as u8);
+        match dice.roll(11) {
             0..4 => Action::Store(object, (dice.roll(3) > 0).then_some(upload)),
-            4 => Action::Offer(upload, (0..dice.roll(4)).map(|_| dice.roll(14) as u8).collect()),
+            4 => Action::Offer(upload, (0..dice.roll(4)).map(|_| dice.roll(scene.len()) as u8).collect()),
             5 => Action::Bind(upload, object, dice.roll(3)),
-            6 => Action::Release(upload),
-            7 => Action::Pend(upload, object),
-            8 => Action::Settle(upload),
+            6 => Action::Keep(upload),
+            7 => Action::Release(upload),
+            8 => Action::Pend(upload, object),
+            9 => Action::Settle(upload),
             _ => Action::Expire,
         }
     }
 
+    /// About how many bytes it writes.
+    fn weight(&self, scene: &Scene) -> usize {
+        match self {
+            Action::Store(n, _) => scene.object(*n).payload().len(),
+            _ => 0,
+        }
+    }
+
     /// Does it, and tells the outcome as text.
-    async fn run<S: ObjectStore>(self, store: &S) -> String {
-        let id = |n: u8| UploadId([n; 16]);
-        let outcome = store.write(100, move |tx| {
+    ///
+    /// # Panics
+    /// When the store does not work.
+    pub async fn run<S: ObjectStore>(self, scene: &Scene, store: &S) -> String {
+        self.attempt(scene, store).await.expect("the store works")
+    }
+
+    /// [`Self::run`] on a store that may fail.
+    ///
+    /// # Errors
+    /// When it does.
+    pub async fn attempt<S: ObjectStore>(self, scene: &Scene, store: &S) -> StoreResult<String> {
+        let (id, file) = (|n: u8| UploadId([n; 16]), |n: u8| RootId([n; 32]));
+        let weight = self.weight(scene);
+        let scene = scene.clone();
+        let rule = move |tx: &mut dyn ObjectTx| {
             Ok(match self {
-                Action::Store(n, upload) => format!("{:?}", hold::store(tx, &object(n), upload.map(id))?),
+                Action::Store(n, upload) => format!("{:?}", hold::store(tx, scene.object(n), upload.map(id))?),
                 Action::Offer(upload, objects) => {
-                    let references: Vec<ObjectRef> = objects.iter().map(|n| *object(*n).reference()).collect();
+                    let references: Vec<ObjectRef> = objects.iter().map(|n| *scene.object(*n).reference()).collect();
                     format!("{:?}", hold::offer(tx, id(upload), &references)?)
                 }
-                Action::Bind(upload, n, objects) => {
-                    format!("{:?}", hold::bind(tx, id(upload), root(&object(n)), objects)?)
-                }
+                Action::Bind(upload, n, objects) => format!("{:?}", hold::bind(tx, id(upload), file(n), objects)?),
+                Action::Keep(upload) => format!("{:?}", hold::keep(tx, id(upload))?),
                 Action::Release(upload) => format!("{:?}", hold::release(tx, id(upload))?),
                 Action::Pend(upload, n) => {
                     let (staging, copies) = (id(upload), id(upload + 100));
-                    let pending = Pending { staging, copies, root: root(&object(n)), len: 100, replicas: 3 };
+                    let pending = Pending { staging, copies, root: file(n), len: 100, replicas: 3 };
                     format!("{:?}", tx.add_pending(&pending)?)
                 }
                 Action::Settle(upload) => format!("{:?}", hold::settle(tx, id(upload))?),
                 Action::Expire => format!("{:?}", hold::expire(tx)?),
             })
-        });
-        outcome.await.expect("the store works")
+        };
+        store.write(weight, rule).await
     }
 }
 
-/// All that can be seen of a store that only holds the objects and uploads of [`Action`].
-async fn visible<S: ObjectStore>(store: &S) -> String {
-    let query = store.read(|view| {
-        let mut seen = vec![format!("{:?} {:?}", view.totals()?, view.pending()?.iter().collect::<Vec<_>>())];
-        let roots: BTreeSet<RootId> = (0..14).map(|n| root(&object(n))).collect();
-        for n in 0..14 {
-            let reference = *object(n).reference();
-            let Some(found) = view.find(&reference)? else { continue };
+/// All that can be seen of a store that only holds the objects and uploads of a scene; every object is read and verified.
+/// Times are in full hours, as stores do not run equally fast.
+///
+/// # Panics
+/// When the store does not work.
+pub async fn visible<S: ObjectStore>(scene: &Scene, store: &S) -> String {
+    let scene = scene.clone();
+    let look = store.write(0, move |tx| {
+        let hours = |time: RunTime| time.0.as_secs() / 3600;
+        let mut seen = vec![format!("{:?} at hour {}", tx.totals()?, hours(tx.now())), format!("{:?}", tx.pending()?)];
+        let cache = tx.oldest_cache(u32::MAX)?;
+        for (n, object) in scene.objects.iter().enumerate() {
+            let reference = *object.reference();
+            let Some(found) = tx.find(&reference)? else { continue };
             let mut bound = Vec::new();
-            for root in &roots {
-                bound.push(view.is_bound(found.row, root)?);
+            for file in 0..scene.objects.len() {
+                if tx.is_bound(found.row, &RootId([file as u8; 32]))? {
+                    bound.push(file);
+                }
             }
-            seen.push(format!("{n} {} {bound:?} {}", found.holds, view.object(&reference)?.is_some()));
+            let age = cache.iter().position(|row| *row == found.row);
+            let same = tx.object(&reference)?.as_ref() == Some(object);
+            seen.push(format!("{n} holds {} bound {bound:?} cache {age:?} same {same}", found.holds));
         }
-        for n in 0..4 {
-            let upload = view.upload(UploadId([n; 16]))?;
-            seen.push(format!("{:?}", upload.map(|upload| (upload.root, upload.objects))));
+        for n in 0..UPLOADS {
+            let upload = tx.upload(UploadId([n; 16]))?;
+            let told = upload.map(|upload| (upload.root, upload.objects, hours(upload.last_sign)));
+            seen.push(format!("upload {n} {told:?}"));
         }
         Ok(seen.join("\n"))
     });
-    query.await.expect("the store works")
+    look.await.expect("the store works")
 }

@@ -1,8 +1,7 @@
 //! `objects.db`: the tables behind [`ObjectTx`].
 
 use std::path::{Path, PathBuf};
-use std::sync::PoisonError;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use p2p_dht::hold::FILL_PERCENT_MAX;
@@ -14,7 +13,7 @@ use p2p_dht::tree::{Id, ObjectRef, RootId};
 use p2p_gossip::wire::Buffer;
 use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, Params, params};
 
-use super::{DISK_FREE_MIN, Skipped};
+use super::{Clock, DISK_FREE_MIN, Setup};
 
 /// Version of the schema that this program writes.
 const SCHEMA_VERSION: i64 = 1;
@@ -24,9 +23,6 @@ const SCHEMA_STEPS: [&str; SCHEMA_VERSION as usize] = [include_str!("objects/sch
 
 /// Bytes of a page: a payload of 1 MiB takes sixteen, and reads and writes of it go by these.
 const PAGE_LEN: u32 = 64 << 10;
-
-/// Pages of the log after which it is written into the file: 64 MiB.
-const CHECKPOINT_PAGES: u32 = 1024;
 
 /// Pages given back to the file system at a time: 16 MiB.
 const GIVEN_BACK_PAGES: u32 = 256;
@@ -61,17 +57,23 @@ pub(super) struct Writer {
 }
 
 impl Writer {
-    pub(super) fn open(path: &Path, bytes_max: u64, skipped: Skipped) -> Result<Self, OpenError> {
+    pub(super) fn open(path: &Path, setup: &Setup) -> Result<Self, OpenError> {
         let sqlite = |source| OpenError::Sqlite { path: path.to_owned(), source };
         make_private(path).map_err(OpenError::Io)?;
-        let mut db = Connection::open(path).map_err(sqlite)?;
+        let mut db = connect(path, OpenFlags::default(), setup.vfs).map_err(sqlite)?;
         let version: i64 = db.query_row("PRAGMA user_version", [], |row| row.get(0)).map_err(sqlite)?;
         if version > SCHEMA_VERSION {
             return Err(OpenError::Newer { path: path.to_owned(), found: version });
         }
-        prepare(&mut db, version).map_err(sqlite)?;
+        prepare(&mut db, version, setup).map_err(sqlite)?;
         let state = State::load(&db).map_err(sqlite)?;
-        let writing = Writing { state, bytes_max, path: path.to_owned(), opened: Instant::now(), skipped };
+        let writing = Writing {
+            state,
+            bytes_max: setup.bytes_max,
+            path: path.to_owned(),
+            noted: (setup.clock)(),
+            clock: setup.clock.clone(),
+        };
         let tx = Tx { db, writing };
         Ok(Self { tx })
     }
@@ -85,9 +87,11 @@ impl Writer {
     }
 
     pub(super) fn commit(&mut self) -> StoreResult<()> {
-        let saved = self.tx.save_state().and_then(|()| self.tx.run("COMMIT", []).map(drop));
-        if saved.is_err() {
-            self.roll_back();
+        let now = (self.tx.writing.clock)();
+        let saved = self.tx.save_state(now).and_then(|()| self.tx.run("COMMIT", []).map(drop));
+        match saved {
+            Ok(()) => self.tx.writing.noted = now,
+            Err(_) => self.roll_back(),
         }
         saved
     }
@@ -138,8 +142,15 @@ fn make_private(path: &Path) -> std::io::Result<()> {
     }
 }
 
+fn connect(path: &Path, flags: OpenFlags, vfs: Option<&str>) -> rusqlite::Result<Connection> {
+    match vfs {
+        Some(vfs) => Connection::open_with_flags_and_vfs(path, flags, vfs),
+        None => Connection::open_with_flags(path, flags),
+    }
+}
+
 /// Sets up a connection and brings the schema up to date.
-fn prepare(db: &mut Connection, version: i64) -> rusqlite::Result<()> {
+fn prepare(db: &mut Connection, version: i64, setup: &Setup) -> rusqlite::Result<()> {
     if version == 0 {
         // In this order, and before the first table: the page size cannot change later, nor can auto_vacuum be enabled.
         db.pragma_update(None, "page_size", PAGE_LEN)?;
@@ -149,7 +160,7 @@ fn prepare(db: &mut Connection, version: i64) -> rusqlite::Result<()> {
     db.pragma_update(None, "synchronous", "FULL")?;
     db.pragma_update(None, "mmap_size", 0)?;
     db.pragma_update(None, "cache_size", -4 * 1024)?;
-    db.pragma_update(None, "wal_autocheckpoint", CHECKPOINT_PAGES)?;
+    db.pragma_update(None, "wal_autocheckpoint", setup.checkpoint_pages)?;
     db.set_prepared_statement_cache_capacity(64);
     for (step, sql) in SCHEMA_STEPS.iter().enumerate().skip(version as usize) {
         let tx = db.transaction()?;
@@ -169,10 +180,10 @@ pub(super) struct Reader {
 }
 
 impl Reader {
-    pub(super) fn open(path: &Path) -> Result<Self, OpenError> {
+    pub(super) fn open(path: &Path, vfs: Option<&str>) -> Result<Self, OpenError> {
         let sqlite = |source| OpenError::Sqlite { path: path.to_owned(), source };
-        let db = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX)
-            .map_err(sqlite)?;
+        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let db = connect(path, flags, vfs).map_err(sqlite)?;
         db.pragma_update(None, "mmap_size", 0).map_err(sqlite)?;
         db.pragma_update(None, "cache_size", -1024).map_err(sqlite)?;
         db.set_prepared_statement_cache_capacity(32);
@@ -232,8 +243,9 @@ struct Writing {
     state: State,
     bytes_max: u64,
     path: PathBuf,
-    opened: Instant,
-    skipped: Skipped,
+    clock: Clock,
+    /// What the clock said when `state.run_time` was right.
+    noted: Duration,
 }
 
 /// Where the totals are found.
@@ -260,10 +272,8 @@ impl Tx {
     }
 
     /// Adds what has passed since the last time to the clock that outlives the process, and writes the row.
-    fn save_state(&mut self) -> StoreResult<()> {
-        self.writing.state.run_time = self.now().0;
-        self.writing.opened = Instant::now();
-        *self.writing.skipped.lock().unwrap_or_else(PoisonError::into_inner) = Duration::ZERO;
+    fn save_state(&mut self, now: Duration) -> StoreResult<()> {
+        self.writing.state.run_time += now.saturating_sub(self.writing.noted);
         let State { totals, run_time, age } = self.writing.state;
         let run_ms = millis(run_time);
         self.run(
@@ -285,8 +295,7 @@ impl Tx {
 
 impl ObjectTx for Tx {
     fn now(&self) -> RunTime {
-        let skipped = *self.writing.skipped.lock().unwrap_or_else(PoisonError::into_inner);
-        RunTime(self.writing.state.run_time + self.writing.opened.elapsed() + skipped)
+        RunTime(self.writing.state.run_time + (self.writing.clock)().saturating_sub(self.writing.noted))
     }
 
     fn bytes_max(&self) -> u64 {

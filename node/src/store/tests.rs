@@ -10,7 +10,7 @@ use super::*;
 /// Stores in folders that live as long as this.
 #[derive(Default)]
 struct OnDisk {
-    homes: Mutex<Vec<(TempDir, Skipped)>>,
+    homes: Mutex<Vec<(TempDir, Arc<Mutex<Duration>>)>>,
 }
 
 impl Subject for OnDisk {
@@ -18,9 +18,10 @@ impl Subject for OnDisk {
 
     fn open(&self, bytes_max: u64) -> Objects {
         let home = tempfile::tempdir().expect("a folder");
-        let skipped = Skipped::default();
-        let store = Objects::open_with_clock(home.path(), bytes_max, Some(skipped.clone())).expect("a store");
-        self.homes.lock().expect("no panic").push((home, skipped));
+        let passed = Arc::<Mutex<Duration>>::default();
+        let setup = Setup { clock: by_hand(&passed), ..Setup::new(bytes_max) };
+        let store = Objects::open_with(home.path(), setup).expect("a store");
+        self.homes.lock().expect("no panic").push((home, passed));
         store
     }
 
@@ -29,6 +30,12 @@ impl Subject for OnDisk {
         let homes = self.homes.lock().expect("no panic");
         *homes.last().expect("a store").1.lock().expect("no panic") += time;
     }
+}
+
+/// A clock that stands where it is put.
+pub(super) fn by_hand(passed: &Arc<Mutex<Duration>>) -> Clock {
+    let passed = passed.clone();
+    Arc::new(move || *passed.lock().expect("no panic"))
 }
 
 fn open(home: &TempDir) -> Objects {
@@ -80,13 +87,16 @@ async fn what_was_acknowledged_is_there_after_opening_again() {
 #[tokio::test]
 async fn running_time_goes_on_where_it_stopped() {
     let home = tempfile::tempdir().expect("a folder");
-    let skipped = Skipped::default();
-    let store = Objects::open_with_clock(home.path(), u64::MAX, Some(skipped.clone())).expect("a store");
-    *skipped.lock().expect("no panic") += Duration::from_secs(1000);
+    let passed = Arc::default();
+    let setup = Setup { clock: by_hand(&passed), ..Setup::new(u64::MAX) };
+    let store = Objects::open_with(home.path(), setup).expect("a store");
+    *passed.lock().expect("no panic") += Duration::from_secs(1000);
     store.close().await;
     let store = open(&home);
-    let now = store.write(0, |tx| Ok(tx.now())).await.expect("written");
-    assert!((1000..1060).contains(&now.0.as_secs()), "{now:?}");
+    let now = async || store.write(0, |tx| Ok(tx.now())).await.expect("written").0;
+    let before = now().await;
+    assert!((1000..1060).contains(&before.as_secs()), "{before:?}");
+    assert!(now().await > before, "time passes");
 }
 
 #[tokio::test]

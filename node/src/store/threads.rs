@@ -8,7 +8,7 @@ use p2p_dht::store::{ObjectTx, StoreError, StoreResult};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::objects::{OpenError, ReadJob, Reader, Writer};
-use super::{COMMIT_LEN_MAX, COMMIT_RULES_MAX, FILE_NAME, READERS, Skipped, WRITE_QUEUE_LEN};
+use super::{COMMIT_LEN_MAX, COMMIT_RULES_MAX, FILE_NAME, READERS, Setup, WRITE_QUEUE_LEN};
 
 /// Tells a caller what became of its rule, once that is certain.
 pub(super) type Finish = Box<dyn FnOnce(StoreResult<()>) + Send>;
@@ -39,18 +39,17 @@ pub(super) struct Threads {
 impl Threads {
     pub(super) fn start(
         home: &Path,
-        bytes_max: u64,
-        skipped: Skipped,
+        setup: &Setup,
         failed: watch::Sender<Option<StoreError>>,
     ) -> Result<Self, OpenError> {
         let path: PathBuf = home.join(FILE_NAME);
-        let writer = Writer::open(&path, bytes_max, skipped)?;
+        let writer = Writer::open(&path, setup)?;
         let (writer_queue, commands) = mpsc::channel(WRITE_QUEUE_LEN);
         let (reader_queue, queries) = mpsc::channel(WRITE_QUEUE_LEN);
         let queries = Arc::new(Mutex::new(queries));
         let mut handles = Vec::with_capacity(READERS + 1);
         for n in 0..READERS {
-            let reader = Reader::open(&path)?;
+            let reader = Reader::open(&path, setup.vfs)?;
             let queries = queries.clone();
             handles.push(spawn(format!("objects-read-{n}"), move || read_all(reader, &queries))?);
         }

@@ -45,6 +45,8 @@ impl Disk {
     /// Takes the next event in.
     pub fn apply(&mut self, event: &Event) {
         match event {
+            // Of a file that is there already, the record only says so.
+            Event::Create(name) if self.seen.contains_key(name) => {}
             Event::Create(name) => {
                 self.files.push(File::default());
                 self.rename(name, Some(self.files.len() - 1));

@@ -24,7 +24,7 @@ pub type FileName = Arc<str>;
 /// Something that has happened.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
-    /// A file is seen for the first time, or again after it was deleted.
+    /// A file was opened that was not there, or that the record has not named yet.
     Create(FileName),
     /// Bytes were written at a position.
     Write(FileName, u64, Arc<[u8]>),
