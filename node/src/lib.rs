@@ -5,6 +5,8 @@
 //! decides nothing that the protocol crates could.
 
 mod admission;
+#[doc(hidden)]
+pub mod bench;
 pub mod cluster;
 pub mod config;
 mod error;

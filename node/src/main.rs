@@ -8,7 +8,7 @@ use clap::{Parser, Subcommand};
 use p2p_api::types::{Prepared as PreparedHome, Ready};
 use p2p_api::{Code, Problem};
 use p2p_node::config::{Config, Process, Settings};
-use p2p_node::{Node, Prepared, telemetry};
+use p2p_node::{Node, Prepared, bench, telemetry};
 use tokio::io::AsyncReadExt;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -50,12 +50,19 @@ enum Command {
         #[arg(long, hide = true)]
         faults: bool,
     },
+    /// Measure what this machine gives to stages of the work alone
+    #[command(hide = true)]
+    Bench {
+        #[command(subcommand)]
+        what: bench::What,
+    },
 }
 
 fn main() -> ExitCode {
     let (result, json) = match Arguments::parse().command {
         Command::Init { settings, json } => (init(settings, json), json),
         Command::Run { settings, exit_with_stdin, faults } => (run(settings, exit_with_stdin, faults), false),
+        Command::Bench { what } => (bench::run(what), true),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -18,6 +18,7 @@ use objects::ReadJob;
 use threads::{Finish, Threads, WriteJob};
 
 pub use objects::OpenError;
+pub(crate) use objects::{empty_log, open_reading, set_up_writing};
 
 /// Name of the file in the home.
 const FILE_NAME: &str = "objects.db";

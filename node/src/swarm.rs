@@ -7,7 +7,7 @@ pub(crate) mod cable;
 mod closing;
 mod outcome;
 mod pace;
-mod setup;
+pub(crate) mod setup;
 
 use std::collections::{BTreeSet, HashMap};
 use std::path::PathBuf;

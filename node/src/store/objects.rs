@@ -126,7 +126,7 @@ impl Writer {
         if self.begin().is_ok() {
             let _ = self.commit();
         }
-        if let Err(error) = self.tx.db.execute_batch("PRAGMA wal_checkpoint(TRUNCATE)") {
+        if let Err(error) = empty_log(&self.tx.db) {
             tracing::warn!(%error, "cannot empty the log of the object store");
         }
     }
@@ -149,9 +149,9 @@ fn connect(path: &Path, flags: OpenFlags, vfs: Option<&str>) -> rusqlite::Result
     }
 }
 
-/// Sets up a connection and brings the schema up to date.
-fn prepare(db: &mut Connection, version: i64, setup: &Setup) -> rusqlite::Result<()> {
-    if version == 0 {
+/// How this file is written: durably, in pages for payloads.
+pub(crate) fn set_up_writing(db: &Connection, new_file: bool, checkpoint_pages: u32) -> rusqlite::Result<()> {
+    if new_file {
         // In this order, and before the first table: the page size cannot change later, nor can auto_vacuum be enabled.
         db.pragma_update(None, "page_size", PAGE_LEN)?;
         db.pragma_update(None, "auto_vacuum", "INCREMENTAL")?;
@@ -160,7 +160,26 @@ fn prepare(db: &mut Connection, version: i64, setup: &Setup) -> rusqlite::Result
     db.pragma_update(None, "synchronous", "FULL")?;
     db.pragma_update(None, "mmap_size", 0)?;
     db.pragma_update(None, "cache_size", -4 * 1024)?;
-    db.pragma_update(None, "wal_autocheckpoint", setup.checkpoint_pages)?;
+    db.pragma_update(None, "wal_autocheckpoint", checkpoint_pages)
+}
+
+/// Opens a file to read it.
+pub(crate) fn open_reading(path: &Path, vfs: Option<&str>) -> rusqlite::Result<Connection> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let db = connect(path, flags, vfs)?;
+    db.pragma_update(None, "mmap_size", 0)?;
+    db.pragma_update(None, "cache_size", -1024)?;
+    Ok(db)
+}
+
+/// Empties the log into the file, as at the end of a run.
+pub(crate) fn empty_log(db: &Connection) -> rusqlite::Result<()> {
+    db.execute_batch("PRAGMA wal_checkpoint(TRUNCATE)")
+}
+
+/// Sets up a connection and brings the schema up to date.
+fn prepare(db: &mut Connection, version: i64, setup: &Setup) -> rusqlite::Result<()> {
+    set_up_writing(db, version == 0, setup.checkpoint_pages)?;
     db.set_prepared_statement_cache_capacity(64);
     for (step, sql) in SCHEMA_STEPS.iter().enumerate().skip(version as usize) {
         let tx = db.transaction()?;
@@ -182,10 +201,7 @@ pub(super) struct Reader {
 impl Reader {
     pub(super) fn open(path: &Path, vfs: Option<&str>) -> Result<Self, OpenError> {
         let sqlite = |source| OpenError::Sqlite { path: path.to_owned(), source };
-        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-        let db = connect(path, flags, vfs).map_err(sqlite)?;
-        db.pragma_update(None, "mmap_size", 0).map_err(sqlite)?;
-        db.pragma_update(None, "cache_size", -1024).map_err(sqlite)?;
+        let db = open_reading(path, vfs).map_err(sqlite)?;
         db.set_prepared_statement_cache_capacity(32);
         Ok(Self { view: View { db, writing: () } })
     }

@@ -45,7 +45,7 @@ const IDLE_TIME_MAX: Duration = Duration::from_secs(24 * 3600);
 const PING_PERIOD: Duration = Duration::from_secs(10);
 
 #[derive(NetworkBehaviour)]
-pub(super) struct Behaviour {
+pub(crate) struct Behaviour {
     pub(super) limits: connection_limits::Behaviour,
     pub(super) identify: identify::Behaviour,
     pub(super) ping: ping::Behaviour,
@@ -54,7 +54,7 @@ pub(super) struct Behaviour {
 }
 
 /// Puts the parts together.
-pub(super) fn build(
+pub(crate) fn build(
     keypair: Keypair,
     admission: Admission,
     cables: Option<Arc<Cables>>,
@@ -107,7 +107,7 @@ where
 }
 
 /// Listens on every address, and waits until each has at least one that others can dial.
-pub(super) async fn listen_on_all(swarm: &mut Swarm<Behaviour>, listen: &[Multiaddr]) -> Result<(), StartError> {
+pub(crate) async fn listen_on_all(swarm: &mut Swarm<Behaviour>, listen: &[Multiaddr]) -> Result<(), StartError> {
     let mut waiting = HashMap::new();
     for address in listen {
         let failed = |reason: String| StartError::Listen { address: address.to_string(), reason };
