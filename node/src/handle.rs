@@ -16,6 +16,7 @@ use p2p_dht::placement;
 use p2p_dht::store::ObjectStore;
 use p2p_dht::tree::{PlacementKey, RootId};
 use p2p_gossip::wire::ClusterId;
+use prometheus_client::metrics::histogram::Histogram;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::admission::Admission;
@@ -61,6 +62,7 @@ pub(crate) struct Inner {
     pub(crate) admission: Admission,
     pub(crate) net: Network,
     pub(crate) content: Content<Objects, Network>,
+    pub(crate) get_times: Histogram,
     pub(crate) socket: PathBuf,
     pub(crate) stopping: tokio_util::sync::CancellationToken,
 }
@@ -187,7 +189,10 @@ impl Handle {
     /// # Errors
     /// When it cannot be found, or nothing of it can be had.
     pub async fn get(&self, root: RootId, options: GetOptions) -> Result<Download, Problem> {
-        self.inner.content.get(root, options).await.map_err(|error| content_problem(&error))
+        let asked = Instant::now();
+        let download = self.inner.content.get(root, options).await.map_err(|error| content_problem(&error))?;
+        self.inner.get_times.observe(asked.elapsed().as_secs_f64());
+        Ok(download)
     }
 
     /// Counts the copies of content.

@@ -142,6 +142,7 @@ impl Node {
         let admission = Admission::new(keypair.clone(), &cluster.keys)
             .map_err(|error| StartError::Home(format!("the identity cannot be used: {error}")))?;
         let mut registry = Registry::default();
+        let get_times = metrics::get_times(&mut registry);
         let net = swarm::start(
             NetConfig {
                 keypair,
@@ -177,6 +178,7 @@ impl Node {
                 admission,
                 net: network,
                 content,
+                get_times,
                 socket,
                 stopping: stopping.clone(),
             }),

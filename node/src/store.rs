@@ -36,7 +36,7 @@ pub const WRITE_QUEUE_LEN: usize = 256;
 pub const READERS: usize = 2;
 
 /// Pages of the log after which it is written into the file: 64 MiB.
-const CHECKPOINT_PAGES: u32 = 1024;
+pub(crate) const CHECKPOINT_PAGES: u32 = 1024;
 
 /// Free space of the file system that stays free, in bytes.
 pub const DISK_FREE_MIN: u64 = 256 << 20;

@@ -3,8 +3,10 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
+use bytesize::ByteSize;
 use clap::{Parser, Subcommand};
 use p2p_api::{Code, Problem};
+use p2p_testnet::bench::Group;
 use p2p_testnet::cluster::NODES_MAX;
 use p2p_testnet::faults::{Fault, Groups};
 
@@ -12,7 +14,7 @@ use p2p_testnet::faults::{Fault, Groups};
 #[derive(Debug, Parser)]
 #[command(name = "p2p-testnet", version, max_term_width = 100)]
 pub(crate) struct Args {
-    /// Folder of the network [default: ./testnet-data]
+    /// Folder of the network [default: ./testnet-data]; of demo and bench, one to work in [default: a temporary one]
     #[arg(long, global = true, value_name = "DIR")]
     pub(crate) dir: Option<PathBuf>,
     /// Print results and errors as JSON
@@ -116,6 +118,39 @@ pub(crate) enum Verb {
         #[arg(long, value_name = "S", default_value_t = 1)]
         seed: u64,
     },
+    /// Measure, beside what this machine gives at most and beside other programs
+    Bench {
+        #[command(subcommand)]
+        what: Bench,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Bench {
+    /// Puts and gets of content
+    Content {
+        /// Length of the large file
+        #[arg(long, value_name = "SIZE", default_value = "1GiB")]
+        size: ByteSize,
+        /// Rounds; a figure is their median
+        #[arg(long, value_name = "N", default_value_t = 5)]
+        runs: u32,
+        /// What to measure: put, get, others, small, range, sources, faulty [default: all]
+        #[arg(long, value_name = "NAMES", value_delimiter = ',')]
+        only: Vec<Group>,
+        /// Files of 4 KiB to put in each way, over all rounds
+        #[arg(long, value_name = "N", default_value_t = 10_000)]
+        small_files: u32,
+        /// Determines contents [default: another one every time]
+        #[arg(long, value_name = "S")]
+        seed: Option<u64>,
+        /// Add the figures to a file of results
+        #[arg(long, value_name = "FILE", num_args = 0..=1, default_missing_value = "docs/results/content.jsonl")]
+        record: Option<PathBuf>,
+        /// What should be known about the figures that are recorded
+        #[arg(long, value_name = "TEXT", requires = "record")]
+        note: Option<String>,
+    },
 }
 
 /// Why there is nothing to run.
@@ -192,8 +227,17 @@ mod tests {
 
     #[test]
     fn what_is_malformed_is_a_usage_problem() {
-        for line in ["p2p-testnet", "p2p-testnet fly", "p2p-testnet kill", "p2p-testnet kill x", "p2p-testnet up -n 0"]
-        {
+        let lines = [
+            "p2p-testnet",
+            "p2p-testnet fly",
+            "p2p-testnet kill",
+            "p2p-testnet kill x",
+            "p2p-testnet up -n 0",
+            "p2p-testnet bench",
+            "p2p-testnet bench content --only everything",
+            "p2p-testnet bench content --note text",
+        ];
+        for line in lines {
             let (problem, json) = malformed(line);
             assert_eq!(problem.code, Code::Usage, "{line}");
             assert!(!json && !problem.message.is_empty() && !problem.message.starts_with("error"), "{problem:?}");

@@ -6,17 +6,24 @@
 //! wrong with it on purpose, `capacity` how many nodes this machine carries, [`demo`] the tour of it, [`report`] what is
 //! printed.
 //!
+//! [`bench`] measures networks beside what the machine gives. [`workload`] is what goes into them, [`http`] and [`metrics`]
+//! ask nodes what the typed client does not, [`faults`] hurts them from inside.
+//!
 //! It reaches nodes only as a user would: the executable, signals, and the API on the node's socket.
 
+pub mod bench;
 mod capacity;
 pub mod cluster;
 pub mod demo;
 pub mod faults;
+pub mod http;
 pub mod launch;
+pub mod metrics;
 pub mod ports;
 pub mod process;
 pub mod report;
 pub mod state;
+pub mod workload;
 
 pub use cluster::{Cluster, ClusterConfig, Mode};
 

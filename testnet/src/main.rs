@@ -7,16 +7,17 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
+use p2p_api::text::shell_word;
 use p2p_api::types::{ErrorBody, ErrorDocument};
 use p2p_api::{Code, Problem};
 use p2p_testnet::cluster::{self, Change};
 use p2p_testnet::process::{Condition, End};
 use p2p_testnet::report::{self, Network};
 use p2p_testnet::state::Dir;
-use p2p_testnet::{Cluster, ClusterConfig, Mode, demo, faults};
+use p2p_testnet::{Cluster, ClusterConfig, Mode, bench, demo, faults};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use args::{Args, Early, Verb};
+use args::{Args, Bench, Early, Verb};
 
 /// Where a network lives when nobody says.
 const DIR_DEFAULT: &str = "testnet-data";
@@ -123,8 +124,29 @@ async fn command(args: Args, path: &Path, say: Say) -> Result<Outcome, Problem> 
             let report = demo::run(options, say).await?;
             report::print(&if json { report::json(&report)? } else { report.text() })?;
         }
+        Verb::Bench { what } => measure(what, args.dir, json, say).await?,
     }
     Ok(Outcome::Done)
+}
+
+async fn measure(what: Bench, dir: Option<PathBuf>, json: bool, say: Say) -> Result<(), Problem> {
+    let Bench::Content { size, runs, only, small_files, seed, record, note } = what;
+    if let Some(file) = &record {
+        bench::check_record(file)?;
+    }
+    let options = bench::Options { dir, size: size.as_u64(), runs, only, small_files, seed, node_bin: None };
+    let report = bench::run(options, say).await?;
+    // Shown before it is recorded: a full disk must not cost the figures.
+    report::print(&if json { report::json(&report)? } else { report.text() })?;
+    match record {
+        Some(file) => bench::record(&file, &command_line(), note.as_deref(), &report),
+        None => Ok(()),
+    }
+}
+
+/// What was typed, as it can be typed again.
+fn command_line() -> String {
+    env::args_os().map(|word| shell_word(Path::new(&word))).collect::<Vec<_>>().join(" ")
 }
 
 /// A network whose nodes are left running.

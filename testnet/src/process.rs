@@ -82,6 +82,12 @@ impl ProcessId {
         Some(Self { pid, start_ticks: stat.start_ticks, boot: boot_id() })
     }
 
+    /// What the process has spent on all cores so far, user and system; None once it is gone.
+    pub fn cpu_time(&self) -> Option<Duration> {
+        let stat = Stat::read(self.pid).filter(|stat| stat.start_ticks == self.start_ticks)?;
+        Some(ticks(stat.own_ticks))
+    }
+
     /// What the process is doing. A pid that has gone to another process counts as exited.
     pub fn condition(&self) -> Condition {
         match Stat::read(self.pid) {
@@ -173,10 +179,23 @@ pub enum End {
     Forced,
 }
 
+/// What the children of this process have spent on all cores so far, those that have ended and were waited for.
+pub fn children_cpu_time() -> Duration {
+    ticks(Stat::read(std::process::id()).map_or(0, |stat| stat.children_ticks))
+}
+
+fn ticks(count: u64) -> Duration {
+    Duration::from_secs_f64(count as f64 / rustix::param::clock_ticks_per_second().max(1) as f64)
+}
+
 /// The fields of `/proc/PID/stat` that are used here.
 #[derive(Debug, PartialEq, Eq)]
 struct Stat {
     state: char,
+    /// Clock ticks on all cores, user and system.
+    own_ticks: u64,
+    /// The same of children that were waited for.
+    children_ticks: u64,
     threads: u32,
     start_ticks: u64,
 }
@@ -193,8 +212,11 @@ impl Stat {
         let fields: Vec<&str> = rest.split_ascii_whitespace().collect();
         // Counted from field 3, the state, as proc(5) counts from 1.
         let field = |number: usize| fields.get(number - 3).copied();
+        let count = |number| field(number)?.parse::<u64>().ok();
         Some(Self {
             state: field(3)?.chars().next()?,
+            own_ticks: count(14)? + count(15)?,
+            children_ticks: count(16)? + count(17)?,
             threads: field(20)?.parse().ok()?,
             start_ticks: field(22)?.parse().ok()?,
         })
@@ -238,14 +260,15 @@ mod tests {
     }
 
     fn line(name: &str, state: char, threads: u32, start: u64) -> String {
-        format!("42 ({name}) {state} 1 42 42 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 {threads} 0 {start} 9 9 9")
+        format!("42 ({name}) {state} 1 42 42 0 -1 4194560 1 2 3 4 50 6 70 8 20 0 {threads} 0 {start} 9 9 9")
     }
 
     #[test]
     fn a_name_with_spaces_and_parentheses_is_read_over() {
         for name in ["p2p-node", "two words", "a) R 1 (b", "((", "))", ""] {
             let stat = Stat::parse(&line(name, 'S', 7, 1234));
-            assert_eq!(stat, Some(Stat { state: 'S', threads: 7, start_ticks: 1234 }), "{name:?}");
+            let read = Stat { state: 'S', own_ticks: 56, children_ticks: 78, threads: 7, start_ticks: 1234 };
+            assert_eq!(stat, Some(read), "{name:?}");
         }
     }
 
@@ -260,7 +283,8 @@ mod tests {
 
     #[test]
     fn a_zombie_is_gone_once_its_last_thread_is() {
-        let condition = |state, threads| Stat { state, threads, start_ticks: 0 }.condition();
+        let condition =
+            |state, threads| Stat { state, own_ticks: 0, children_ticks: 0, threads, start_ticks: 0 }.condition();
         assert_eq!(condition('Z', 3), Condition::Running);
         assert_eq!(condition('Z', 1), Condition::Exited);
         assert_eq!(condition('T', 3), Condition::Stopped);
@@ -276,6 +300,18 @@ mod tests {
         // Nobody has waited for it, so it stays as a zombie: gone all the same.
         id.force(Signal::KILL, Condition::Exited).await.expect("it is ours");
         assert_eq!(id.signal(Signal::TERM).expect_err("it is gone").code, Code::Conflict);
+    }
+
+    #[test]
+    fn time_on_the_cores_is_counted_for_a_process_and_for_ended_children() {
+        let own = ProcessId::of(std::process::id()).expect("it runs");
+        let (before, children) = (own.cpu_time().expect("it runs"), children_cpu_time());
+        let busy = || own.cpu_time().expect("it runs") < before + Duration::from_millis(20);
+        while busy() {}
+        let mut shell = Command::new("sh");
+        shell.args(["-c", "i=0; while [ $i -lt 100000 ]; do i=$((i+1)); done"]);
+        assert!(shell.status().expect("a shell is everywhere").success());
+        assert!(children_cpu_time() > children);
     }
 
     #[tokio::test]

@@ -11,7 +11,7 @@ use p2p_api::bench::Stage;
 use rusqlite::{Connection, params};
 
 use super::{Clock, Scratch, failed, leaves};
-use crate::store::{COMMIT_LEN_MAX, empty_log, open_reading, set_up_writing};
+use crate::store::{CHECKPOINT_PAGES, COMMIT_LEN_MAX, empty_log, open_reading, set_up_writing};
 
 const SCHEMA: &str = "CREATE TABLE leaves (
     row    INTEGER PRIMARY KEY,
@@ -26,7 +26,7 @@ pub(super) fn measure(scratch: &Scratch, size: u64) -> Result<Vec<Stage>, Proble
     let leaves = leaves(size);
     let sqlite = failed("SQLite does not do it");
     let db = Connection::open(&path).map_err(&sqlite)?;
-    set_up_writing(&db, true).and_then(|()| db.execute_batch(SCHEMA)).map_err(&sqlite)?;
+    set_up_writing(&db, true, CHECKPOINT_PAGES).and_then(|()| db.execute_batch(SCHEMA)).map_err(&sqlite)?;
     let clock = Clock::start();
     write(&db, &leaves).map_err(&sqlite)?;
     // As a put ends: all is durable, and the last of it still in the log.
@@ -62,7 +62,7 @@ fn write(db: &Connection, leaves: &[Bytes]) -> rusqlite::Result<()> {
 
 /// Copies every payload out, as whoever sends it must; says how many bytes there were.
 fn read(path: &Path, count: usize) -> rusqlite::Result<u64> {
-    let db = open_reading(path)?;
+    let db = open_reading(path, None)?;
     let mut select = db.prepare("SELECT bytes FROM leaves WHERE row = ?1")?;
     let mut out = Vec::new();
     let mut total = 0;

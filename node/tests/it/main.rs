@@ -85,9 +85,17 @@ async fn health_and_metrics_are_plain_to_read() {
     let node = Node::start(config(home.path())).await.expect("it starts");
     assert!(raw(&node, "GET /livez", None).await.starts_with("HTTP/1.1 200"));
     assert!(raw(&node, "GET /readyz", None).await.starts_with("HTTP/1.1 200"));
-    put(&client(&node), b"one object").await;
+    let address = put(&client(&node), b"one object").await;
+    get(&client(&node), &address).await;
     let metrics = raw(&node, "GET /metrics", None).await;
-    for line in ["p2p_members_alive 1", "p2p_objects 1", "p2p_object_bytes 10", "# EOF"] {
+    for line in [
+        "p2p_members_alive 1",
+        "p2p_objects 1",
+        "p2p_object_bytes 10",
+        "p2p_get_first_byte_seconds_count 1",
+        "p2p_get_first_byte_seconds_bucket{le=\"30.0\"} 1",
+        "# EOF",
+    ] {
         assert!(metrics.contains(line), "{line} is missing in {metrics}");
     }
     node.stop().await;

@@ -2,6 +2,7 @@
 //!
 //! The node is taken from `P2P_NODE_BIN`, else built once: cargo builds only the binaries of the package under test.
 
+mod bench;
 mod cli;
 mod content;
 mod faults;

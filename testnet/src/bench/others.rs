@@ -1,0 +1,173 @@
+//! Other programs, where they are installed: the same file, on the same disk, in the same rounds.
+//!
+//! What is not installed is named as skipped, and so is what does not work here, with what it said: the figures of others are
+//! not ours to guess.
+
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use p2p_api::{Code, Problem};
+use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::process::{Child, Command};
+use tokio::time::timeout;
+
+use super::kubo::Kubo;
+use super::programs::{is_installed, limit, run};
+use super::table::Unit;
+use super::{Bench, Source, mib_per_s};
+use crate::Result;
+use crate::state::failed;
+use crate::workload::hash_file;
+
+/// Longest wait for a program that serves to say that it does.
+const SERVES_LIMIT: Duration = Duration::from_secs(60);
+
+/// The programs that are there. One that fails once is left out of the rounds that follow.
+#[derive(Default)]
+pub(super) struct Others {
+    cp: bool,
+    sendme: bool,
+    kubo: bool,
+}
+
+impl Others {
+    /// Name of the row.
+    pub(super) const SENDME_RECEIVE: &str = "sendme receive, relay off";
+
+    /// Looks for them, and says which are missing.
+    pub(super) fn find(bench: &mut Bench) -> Self {
+        let mut there = |name: &str, how: &str| {
+            let found = is_installed(name);
+            if !found {
+                bench.skip(format!("{name} is not installed ({how})"));
+            }
+            found
+        };
+        Self {
+            cp: there("cp", "it comes with coreutils"),
+            sendme: there("sendme", "cargo install sendme"),
+            kubo: there("ipfs", "https://docs.ipfs.tech/install/command-line/"),
+        }
+    }
+
+    /// Measures those that are there.
+    pub(super) async fn measure(&mut self, bench: &mut Bench, source: &Source) -> Result<()> {
+        if self.cp {
+            copies(bench, source).await?;
+        }
+        let folder = bench.dir().join("others");
+        let sendme = if self.sendme { Some(sendme(bench, source, &folder).await) } else { None };
+        self.sendme &= is_well(bench, "sendme", sendme);
+        let kubo = if self.kubo { Some(Kubo::measure(bench, source, &folder).await) } else { None };
+        self.kubo &= is_well(bench, "ipfs", kubo);
+        if folder.exists() {
+            std::fs::remove_dir_all(&folder).map_err(|error| failed("a folder cannot be removed", &folder, &error))?;
+        }
+        Ok(())
+    }
+}
+
+/// Whether a program that was run did what it should; says so if not.
+fn is_well(bench: &mut Bench, name: &str, outcome: Option<Result<()>>) -> bool {
+    match outcome {
+        Some(Err(problem)) => {
+            bench.skip(format!("{name} does not work here: {}", problem.message));
+            false
+        }
+        Some(Ok(())) | None => true,
+    }
+}
+
+/// What the system's own copy takes, as it is and until the copy is durable.
+async fn copies(bench: &mut Bench, source: &Source) -> Result<()> {
+    let to = bench.dir().join("copy");
+    for (name, script) in [("cp", "cp \"$1\" \"$2\""), ("cp and sync", "cp \"$1\" \"$2\" && sync \"$2\"")] {
+        bench.settle(source.len).await?;
+        let mut command = Command::new("sh");
+        command.args(["-c", script, "sh"]).arg(&source.path).arg(&to);
+        let ran = run(command, limit(source.len)).await?;
+        std::fs::remove_file(&to).map_err(|error| failed("a file cannot be removed", &to, &error))?;
+        bench.add(name, Unit::MibPerS, mib_per_s(source.len, ran.seconds));
+    }
+    Ok(())
+}
+
+/// One process sends, another receives, both on this machine and without a relay.
+async fn sendme(bench: &mut Bench, source: &Source, folder: &Path) -> Result<()> {
+    let (from, to) = (make(folder.join("from"))?, make(folder.join("to"))?);
+    let plain = ["--relay", "disabled", "--no-progress"];
+    let mut send = Command::new("sendme");
+    send.arg("send").arg(&source.path).args(["--ticket-type", "addresses"]).args(plain).current_dir(&from);
+    let (_sender, ticket) = serve(send, |line| Some(line.trim().strip_prefix("sendme receive ")?.to_owned())).await?;
+    bench.settle(source.len).await?;
+    let mut receive = Command::new("sendme");
+    receive.arg("receive").arg(ticket).args(plain).current_dir(&to);
+    let ran = run(receive, limit(source.len)).await?;
+    let name = source.path.file_name().unwrap_or_default();
+    check(&to.join(name), source)?;
+    bench.add(Others::SENDME_RECEIVE, Unit::MibPerS, mib_per_s(source.len, ran.seconds));
+    Ok(())
+}
+
+/// Starts a program that serves until it is dropped, and waits for the line that tells what is needed to use it.
+pub(super) async fn serve(mut command: Command, wanted: fn(&str) -> Option<String>) -> Result<(Child, String)> {
+    let name = command.as_std().get_program().to_string_lossy().into_owned();
+    let problem = |what: &str| Problem::new(Code::Other, format!("{name} {what}"));
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).kill_on_drop(true);
+    let mut child = command.spawn().map_err(|error| problem(&format!("cannot be run: {error}")))?;
+    let stdout = child.stdout.take().ok_or_else(|| problem("has no output"))?;
+    let mut lines = BufReader::new(stdout).lines();
+    let told = async {
+        while let Ok(Some(line)) = lines.next_line().await {
+            if let Some(told) = wanted(&line) {
+                return Some(told);
+            }
+        }
+        None
+    };
+    let told = timeout(SERVES_LIMIT, told).await.map_err(|_| problem("does not say that it serves"))?;
+    let told = told.ok_or_else(|| problem("ended instead of serving"))?;
+    // Nobody reads on: what it prints from now on must not hold it up, and a closed pipe must not end it.
+    tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
+    Ok((child, told))
+}
+
+/// Makes sure that the same bytes came back.
+pub(super) fn check(path: &Path, source: &Source) -> Result<()> {
+    let hash = tokio::task::block_in_place(|| hash_file(path))?;
+    std::fs::remove_file(path).map_err(|error| failed("a file cannot be removed", path, &error))?;
+    if hash == source.hash {
+        return Ok(());
+    }
+    Err(Problem::new(Code::Integrity, format!("{} has other bytes than were sent", path.display())))
+}
+
+pub(super) fn make(path: PathBuf) -> Result<PathBuf> {
+    match std::fs::create_dir_all(&path) {
+        Ok(()) => Ok(path),
+        Err(error) => Err(failed("a folder cannot be made", &path, &error)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_server_is_used_as_it_says_and_ends_when_dropped() {
+        let mut command = Command::new("sh");
+        command.args(["-c", "echo starting; echo ticket 7; exec sleep 600"]);
+        let wanted = |line: &str| line.strip_prefix("ticket ").map(str::to_owned);
+        let (mut child, told) = serve(command, wanted).await.expect("it serves");
+        assert_eq!(told, "7");
+        assert!(child.try_wait().expect("our own child").is_none());
+    }
+
+    #[tokio::test]
+    async fn a_server_that_ends_is_no_server() {
+        let mut command = Command::new("sh");
+        command.args(["-c", "echo nothing"]);
+        assert!(serve(command, |_| None).await.is_err());
+    }
+}
