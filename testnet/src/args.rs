@@ -14,7 +14,7 @@ use p2p_testnet::faults::{Fault, Groups};
 #[derive(Debug, Parser)]
 #[command(name = "p2p-testnet", version, max_term_width = 100)]
 pub(crate) struct Args {
-    /// Folder of the network [default: ./testnet-data]; of demo and bench, one to work in [default: a temporary one]
+    /// Folder of the network [default: ./testnet-data]; of demo, bench and torture, one to work in [default: a temporary one]
     #[arg(long, global = true, value_name = "DIR")]
     pub(crate) dir: Option<PathBuf>,
     /// Print results and errors as JSON
@@ -122,6 +122,33 @@ pub(crate) enum Verb {
     Bench {
         #[command(subcommand)]
         what: Bench,
+    },
+    /// Kill nodes while they work, over and over, and judge what is left
+    Torture {
+        #[command(subcommand)]
+        what: Torture,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Torture {
+    /// Puts and gets of content; ends with 9 when a promise was broken, and leaves what shows it
+    Content {
+        /// Cycles in all [default: 200; of a run that is taken up, as many as it wanted]
+        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+        cycles: Option<u32>,
+        /// Determines what is done [default: another one every time]
+        #[arg(long, value_name = "S", conflicts_with = "resume")]
+        seed: Option<u64>,
+        /// Nodes
+        #[arg(short, long, value_name = "N", default_value_t = 5, conflicts_with = "resume")]
+        nodes: u32,
+        /// New file that says how far the run came, one JSON document a line
+        #[arg(long, value_name = "FILE", default_value = "torture-content.jsonl")]
+        progress: PathBuf,
+        /// Take up the run of such a file
+        #[arg(long, value_name = "FILE", conflicts_with = "progress")]
+        resume: Option<PathBuf>,
     },
 }
 
@@ -236,6 +263,9 @@ mod tests {
             "p2p-testnet bench",
             "p2p-testnet bench content --only everything",
             "p2p-testnet bench content --note text",
+            "p2p-testnet torture",
+            "p2p-testnet torture content --resume file --seed 1",
+            "p2p-testnet torture content --cycles 0",
         ];
         for line in lines {
             let (problem, json) = malformed(line);

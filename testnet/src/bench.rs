@@ -11,7 +11,6 @@ mod kubo;
 mod machine;
 mod net;
 mod others;
-mod programs;
 mod range;
 mod record;
 mod report;
@@ -29,12 +28,12 @@ use p2p_api::{Code, Problem};
 use tempfile::TempDir;
 
 use crate::Result;
+use crate::programs::Programs;
 use crate::state::failed;
 use crate::workload;
 
 use machine::Machine;
 use net::Net;
-use programs::Programs;
 use table::{Table, Unit, Verdict};
 use warm::Warmth;
 
@@ -191,7 +190,7 @@ impl Bench {
             table: Table::default(),
             verdicts: Vec::new(),
             skipped: Vec::new(),
-            seed: options.seed.unwrap_or_else(another_seed),
+            seed: options.seed.unwrap_or_else(workload::another_seed),
             contents: 0,
             options,
             say,
@@ -287,12 +286,6 @@ impl Source {
     fn remove(self) -> Result<()> {
         std::fs::remove_file(&self.path).map_err(|error| failed("a file cannot be removed", &self.path, &error))
     }
-}
-
-/// A seed that no other run has.
-fn another_seed() -> u64 {
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-    now.as_nanos() as u64 ^ u64::from(std::process::id()) << 32
 }
 
 fn mib_per_s(bytes: u64, seconds: f64) -> f64 {

@@ -6,8 +6,9 @@
 //! wrong with it on purpose, `capacity` how many nodes this machine carries, [`demo`] the tour of it, [`report`] what is
 //! printed.
 //!
-//! [`bench`] measures networks beside what the machine gives. [`workload`] is what goes into them, [`http`] and [`metrics`]
-//! ask nodes what the typed client does not, [`faults`] hurts them from inside.
+//! [`bench`] measures networks beside what the machine gives, [`torture`] kills their nodes and judges what is left.
+//! [`workload`] is what goes into them, `programs` runs the command line and others, [`http`] and [`metrics`] ask nodes what
+//! the typed client does not, [`faults`] hurts them from inside.
 //!
 //! It reaches nodes only as a user would: the executable, signals, and the API on the node's socket.
 
@@ -21,8 +22,10 @@ pub mod launch;
 pub mod metrics;
 pub mod ports;
 pub mod process;
+mod programs;
 pub mod report;
 pub mod state;
+pub mod torture;
 pub mod workload;
 
 pub use cluster::{Cluster, ClusterConfig, Mode};

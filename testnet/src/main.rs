@@ -14,10 +14,10 @@ use p2p_testnet::cluster::{self, Change};
 use p2p_testnet::process::{Condition, End};
 use p2p_testnet::report::{self, Network};
 use p2p_testnet::state::Dir;
-use p2p_testnet::{Cluster, ClusterConfig, Mode, bench, demo, faults};
+use p2p_testnet::{Cluster, ClusterConfig, Mode, bench, demo, faults, torture};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use args::{Args, Bench, Early, Verb};
+use args::{Args, Bench, Early, Torture, Verb};
 
 /// Where a network lives when nobody says.
 const DIR_DEFAULT: &str = "testnet-data";
@@ -125,6 +125,7 @@ async fn command(args: Args, path: &Path, say: Say) -> Result<Outcome, Problem> 
             report::print(&if json { report::json(&report)? } else { report.text() })?;
         }
         Verb::Bench { what } => measure(what, args.dir, json, say).await?,
+        Verb::Torture { what } => torture_it(what, args.dir, json, say).await?,
     }
     Ok(Outcome::Done)
 }
@@ -142,6 +143,18 @@ async fn measure(what: Bench, dir: Option<PathBuf>, json: bool, say: Say) -> Res
         Some(file) => bench::record(&file, &command_line(), note.as_deref(), &report),
         None => Ok(()),
     }
+}
+
+async fn torture_it(what: Torture, dir: Option<PathBuf>, json: bool, say: Say) -> Result<(), Problem> {
+    let Torture::Content { cycles, seed, nodes, progress, resume } = what;
+    let (progress, resume) = match resume {
+        Some(file) => (file, true),
+        None => (progress, false),
+    };
+    let options = torture::Options { dir, cycles, seed, nodes, progress, resume, node_bin: None };
+    let report = torture::run(options, say).await?;
+    report::print(&if json { report::json(&report)? } else { report.text() })?;
+    report.verdict()
 }
 
 /// What was typed, as it can be typed again.

@@ -46,6 +46,13 @@ impl Dice {
     }
 }
 
+/// A seed that no other run has.
+pub fn another_seed() -> u64 {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    // Short enough to be typed again.
+    Dice::of_part(now.as_nanos() as u64, std::process::id().into()).roll(1 << 32)
+}
+
 /// The content of this name under this seed: always the same bytes, and never those of another name.
 pub fn content(seed: u64, name: u64) -> blake3::OutputReader {
     blake3::Hasher::new().update(&seed.to_le_bytes()).update(&name.to_le_bytes()).finalize_xof()

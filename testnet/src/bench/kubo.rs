@@ -9,10 +9,10 @@ use p2p_api::{Code, Problem};
 use tokio::process::{Child, Command};
 
 use super::others::{check, make, serve};
-use super::programs::{limit, run};
 use super::table::Unit;
 use super::{Bench, Source, mib_per_s};
 use crate::Result;
+use crate::programs::{limit, run};
 
 /// Settings of both repositories, as JSON.
 const CONFIG: [(&str, &str); 8] = [

@@ -4,10 +4,10 @@ use std::path::{Path, PathBuf};
 
 use p2p_api::{Code, Problem};
 
-use super::programs::Programs;
 use crate::cluster;
 use crate::metrics::Metrics;
 use crate::process::ProcessId;
+use crate::programs::Programs;
 use crate::{Cluster, ClusterConfig, Result};
 
 /// The network.

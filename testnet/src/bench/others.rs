@@ -13,10 +13,10 @@ use tokio::process::{Child, Command};
 use tokio::time::timeout;
 
 use super::kubo::Kubo;
-use super::programs::{is_installed, limit, run};
 use super::table::Unit;
 use super::{Bench, Source, mib_per_s};
 use crate::Result;
+use crate::programs::{is_installed, limit, run};
 use crate::state::failed;
 use crate::workload::hash_file;
 

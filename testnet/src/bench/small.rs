@@ -9,11 +9,11 @@ use p2p_api::types::PutResult;
 use p2p_api::{Code, Problem};
 
 use super::net::Net;
-use super::programs::{limit, run};
 use super::table::{Target, Unit, judge};
 use super::{Bench, Source};
 use crate::Result;
 use crate::http::Connection;
+use crate::programs::{limit, run};
 use crate::workload::content;
 
 /// Length of a small file, in bytes.

@@ -140,7 +140,7 @@ impl World {
     /// Waits until the reader reaches so many members, itself included, and no more.
     async fn await_members(&self, wanted: u32) -> Result<()> {
         let client = self.net.client(self.reader);
-        let deadline = tokio::time::Instant::now() + super::programs::limit(0);
+        let deadline = tokio::time::Instant::now() + crate::programs::limit(0);
         while client.status().await?.members.alive != wanted {
             if tokio::time::Instant::now() >= deadline {
                 return Err(Problem::new(

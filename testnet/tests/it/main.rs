@@ -7,6 +7,7 @@ mod cli;
 mod content;
 mod faults;
 mod library;
+mod torture;
 
 use std::fs;
 use std::io::{BufRead, BufReader, Write};

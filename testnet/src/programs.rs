@@ -1,7 +1,7 @@
 //! Running programs to their end and seeing what that took.
 
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::process::{Output, Stdio};
 use std::time::{Duration, Instant};
 
 use p2p_api::bench::Measured;
@@ -41,31 +41,49 @@ pub(crate) struct Ran {
 ///
 /// # Errors
 /// When it cannot be run, fails, or is not done in time; it is ended then.
-pub(crate) async fn run(mut command: Command, limit: Duration) -> Result<Ran> {
-    command.stdin(Stdio::null()).kill_on_drop(true);
+pub(crate) async fn run(command: Command, limit: Duration) -> Result<Ran> {
     let name = command.as_std().get_program().to_string_lossy().into_owned();
     let (started, cpu) = (Instant::now(), children_cpu_time());
-    let output = match tokio::time::timeout(limit, command.output()).await {
-        Err(_) => return Err(Problem::new(Code::TimedOut, format!("{name} is not done after {} s", limit.as_secs()))),
-        Ok(output) => output.map_err(|error| Problem::new(Code::Other, format!("{name} cannot be run: {error}")))?,
+    let Some(output) = end_of(command, limit).await? else {
+        return Err(Problem::new(Code::TimedOut, format!("{name} is not done after {} s", limit.as_secs())));
     };
     let seconds = started.elapsed().as_secs_f64();
     if !output.status.success() {
-        return Err(failure(&name, &String::from_utf8_lossy(&output.stderr), output.status));
+        return Err(failure(&name, &output));
     }
     let cpu_seconds = children_cpu_time().saturating_sub(cpu).as_secs_f64();
     Ok(Ran { stdout: output.stdout, seconds, cpu_seconds })
 }
 
-/// The program's own problem where it said one, else the end of what it said.
-fn failure(name: &str, stderr: &str, status: std::process::ExitStatus) -> Problem {
-    let last = stderr.lines().next_back().unwrap_or_default();
-    if let Ok(ErrorDocument { error }) = serde_json::from_str::<ErrorDocument>(last) {
-        return Problem { code: error.code, message: format!("{name}: {}", error.message), hint: error.hint };
+/// Runs a program to its end, whatever that is; None when it does not end in time, and is ended then.
+///
+/// # Errors
+/// When it cannot be run.
+pub(crate) async fn end_of(mut command: Command, limit: Duration) -> Result<Option<Output>> {
+    command.stdin(Stdio::null()).kill_on_drop(true);
+    let name = command.as_std().get_program().to_string_lossy().into_owned();
+    match tokio::time::timeout(limit, command.output()).await {
+        Err(_elapsed) => Ok(None),
+        Ok(Ok(output)) => Ok(Some(output)),
+        Ok(Err(error)) => Err(Problem::new(Code::Other, format!("{name} cannot be run: {error}"))),
     }
-    let said: Vec<char> = stderr.trim().chars().collect();
+}
+
+/// The error document that a program of this workspace ended with, if it did.
+pub(crate) fn said_problem(stderr: &[u8]) -> Option<Problem> {
+    let text = String::from_utf8_lossy(stderr);
+    let ErrorDocument { error } = serde_json::from_str(text.lines().next_back()?).ok()?;
+    Some(Problem { code: error.code, message: error.message, hint: error.hint })
+}
+
+/// The program's own problem where it said one, else the end of what it said.
+fn failure(name: &str, output: &Output) -> Problem {
+    if let Some(problem) = said_problem(&output.stderr) {
+        return Problem { message: format!("{name}: {}", problem.message), ..problem };
+    }
+    let said: Vec<char> = String::from_utf8_lossy(&output.stderr).trim().chars().collect();
     let said: String = said[said.len().saturating_sub(SAID_LEN)..].iter().collect();
-    Problem::new(Code::Other, format!("{name} ended with {status}: {said}"))
+    Problem::new(Code::Other, format!("{name} ended with {}: {said}", output.status))
 }
 
 /// Whether a program is on the path.
@@ -136,12 +154,17 @@ impl Programs {
     /// # Errors
     /// When that fails.
     pub(crate) async fn get(&self, home: &Path, address: &str, to: &Path, cache: bool, size: u64) -> Result<Ran> {
+        run(self.get_command(home, address, to, cache), limit(size)).await
+    }
+
+    /// What [`Self::get`] runs.
+    pub(crate) fn get_command(&self, home: &Path, address: &str, to: &Path, cache: bool) -> Command {
         let mut command = self.cli(home);
         command.arg("get").arg(address).arg("-o").arg(to);
         if !cache {
             command.arg("--no-cache");
         }
-        run(command, limit(size)).await
+        command
     }
 }
 
