@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use clap::error::ErrorKind;
 use clap::{Parser, Subcommand, value_parser};
-use p2p_api::{Code, Problem};
+use p2p_api::{ByteRange, Code, Problem};
 
 /// A well-formed address to show: BLAKE3 of nothing.
 const ADDRESS_EXAMPLE: &str = "af1349b9f5f9a1a6a0404dea36dcc9499bcb25c9adc112b7cc9a93cae41f3262";
@@ -21,7 +21,7 @@ Example:
   p2p-cli get ADDRESS -o photo.jpg
 
 Results go to standard output, everything else to standard error.
-Exit codes: 0 ok, 1 other, 2 usage, 3 not found, 4 conflict or exists, 5 partial,
+Exit codes: 0 ok, 1 other, 2 usage or out of range, 3 not found, 4 conflict or exists, 5 partial,
   6 node unreachable, 7 not authorised, 8 timed out, 9 integrity,
   10 busy, locked, full or not ready, 11 bad configuration, 12 unsupported version,
   130 interrupted.";
@@ -61,7 +61,11 @@ pub(crate) enum Command {
         With fewer copies than asked for, the address is printed all the same and the exit code is 5.")]
     Put(Put),
     /// Fetch content by its address
-    #[command(after_help = "Example:\n  p2p-cli get ADDRESS -o photo.jpg\n  p2p-cli get ADDRESS | tar -xf -\n\n\
+    #[command(after_help = "Example:\n  p2p-cli get ADDRESS -o photo.jpg\n  p2p-cli get ADDRESS | tar -xf -\n  \
+        p2p-cli get ADDRESS --range 0-1023 -o head\n\n\
+        A range is as in HTTP: bytes are counted from 0, A-B takes both ends, A- the rest, and -N the\n\
+        last N. What lies behind the end of the file is left out; if nothing is left, the exit code is 2\n\
+        (out_of_range). Only the blocks that hold the range are fetched.\n\n\
         --json prints {\"address\",\"size\",\"path\"} with -o PATH. Content on standard output stays\n\
         the bare bytes, without a document.")]
     Get(Get),
@@ -107,6 +111,9 @@ pub(crate) struct Get {
     /// Replace the file if it exists
     #[arg(long)]
     pub(crate) force: bool,
+    /// Only these bytes: A-B with both ends, A- for the rest, -N for the last N
+    #[arg(long, value_name = "RANGE", allow_hyphen_values = true)]
+    pub(crate) range: Option<ByteRange>,
     /// Leave nothing of what is fetched in the node's cache
     #[arg(long)]
     pub(crate) no_cache: bool,

@@ -98,13 +98,42 @@ impl From<StartError> for Problem {
     }
 }
 
+/// Why a get has nothing to give.
+#[derive(Debug)]
+pub enum GetFailure {
+    /// The file is there, and has only so many bytes: none of those that were asked for.
+    OutOfRange(u64),
+    /// Anything else.
+    Problem(Problem),
+}
+
+impl GetFailure {
+    /// As others are told.
+    pub fn problem(self) -> Problem {
+        match self {
+            Self::OutOfRange(len) => Problem::new(Code::OutOfRange, format!("the file has only {len} bytes"))
+                .hint("Bytes are counted from 0; a range is FIRST-LAST, both included, FIRST- or -COUNT."),
+            Self::Problem(problem) => problem,
+        }
+    }
+}
+
+impl From<ContentError> for GetFailure {
+    fn from(error: ContentError) -> Self {
+        match error {
+            ContentError::Get(GetError::OutOfRange(len)) => Self::OutOfRange(len),
+            other => Self::Problem(content_problem(&other)),
+        }
+    }
+}
+
 /// How a failure of content looks at the API.
 pub(crate) fn content_problem(error: &ContentError) -> Problem {
     let message = error.to_string();
     match error {
         ContentError::Get(GetError::NotFound { .. }) => Problem::new(Code::NotFound, message)
             .hint("Check the address, and `p2p-cli status` for how many members are reachable."),
-        ContentError::Get(GetError::OutOfRange(_)) => Problem::new(Code::Usage, message),
+        ContentError::Get(GetError::OutOfRange(len)) => GetFailure::OutOfRange(*len).problem(),
         ContentError::Get(GetError::Stalled(_)) => Problem::new(Code::TimedOut, message)
             .hint("Its holders may be down; `p2p-cli stat ADDRESS` counts the copies that can be reached."),
         ContentError::Full => {

@@ -9,8 +9,9 @@ use bytes::Bytes;
 use futures::Stream;
 use libp2p::{Multiaddr, PeerId};
 use p2p_api::types::{Health, JoinResult, MemberCounts, PutResult, Stat, Status, TicketResult};
-use p2p_api::{Code, Problem};
+use p2p_api::{ByteRange, Code, Problem};
 use p2p_dht::content::{Content, Download, GetOptions, Locator, PutOptions};
+use p2p_dht::get::Range;
 use p2p_dht::kademlia::{self, FoundPeer};
 use p2p_dht::placement;
 use p2p_dht::store::ObjectStore;
@@ -22,7 +23,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use crate::admission::Admission;
 use crate::cluster::{Cluster, Origin};
 use crate::config::Config;
-use crate::error::{StartError, content_problem, store_problem};
+use crate::error::{GetFailure, StartError, content_problem, store_problem};
 use crate::faults::Faults;
 use crate::peers::{self, DialOutcome};
 use crate::store::Objects;
@@ -142,6 +143,17 @@ pub struct PutRequest {
     pub stall: Option<Duration>,
 }
 
+/// What a get may ask for.
+#[derive(Clone, Copy, Debug)]
+pub struct GetRequest {
+    /// Which bytes; None for all.
+    pub range: Option<ByteRange>,
+    /// Whether what is fetched stays as cache.
+    pub cache: bool,
+    /// Longest wait without progress.
+    pub stall: Option<Duration>,
+}
+
 impl Handle {
     /// Stores the bytes of a stream.
     ///
@@ -187,10 +199,26 @@ impl Handle {
     /// Finds content and begins to bring its bytes.
     ///
     /// # Errors
-    /// When it cannot be found, or nothing of it can be had.
-    pub async fn get(&self, root: RootId, options: GetOptions) -> Result<Download, Problem> {
+    /// When it cannot be found, has nothing in the range, or nothing of it can be had.
+    pub async fn get(&self, root: RootId, request: GetRequest) -> Result<Download, GetFailure> {
         let asked = Instant::now();
-        let download = self.inner.content.get(root, options).await.map_err(|error| content_problem(&error))?;
+        let content = &self.inner.content;
+        let stall = stall(request.stall);
+        let range = match request.range {
+            None => Range::ALL,
+            Some(ByteRange::From(start)) => Range { start, end: None },
+            Some(ByteRange::Between(first, last)) => Range { start: first, end: last.checked_add(1) },
+            // Only who knows the length knows where this begins.
+            Some(last @ ByteRange::Last(count)) => {
+                let len = content.len(root, stall).await?;
+                match last.within(len) {
+                    Some(part) => Range { start: part.start, end: Some(part.end) },
+                    None if count == 0 => return Err(GetFailure::OutOfRange(len)),
+                    None => Range::ALL,
+                }
+            }
+        };
+        let download = content.get(root, GetOptions { range, cache: request.cache, stall }).await?;
         self.inner.get_times.observe(asked.elapsed().as_secs_f64());
         Ok(download)
     }

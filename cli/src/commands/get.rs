@@ -6,7 +6,7 @@ use std::io;
 
 use indicatif::ProgressBar;
 use p2p_api::client::{Content, GetOptions};
-use p2p_api::{Code, Problem};
+use p2p_api::{ByteRange, Code, Problem};
 use serde::Serialize;
 use tokio::fs::File;
 use tokio::io::AsyncWriteExt;
@@ -57,12 +57,12 @@ pub(super) async fn run(context: &Context, args: &args::Get) -> Result<(), Probl
 /// Brings all bytes to the sink. What breaks off is asked for again from the position reached: the answer is the rest,
 /// or the reason why there is none. It ends because every further request must have brought something.
 async fn fetch(context: &Context, args: &args::Get, target: &Target, sink: &mut File) -> Result<u64, Failure> {
-    let ask = |offset| {
-        let options = GetOptions { offset, no_cache: args.no_cache, timeout: context.timeout };
+    let ask = |range| {
+        let options = GetOptions { range, no_cache: args.no_cache, timeout: context.timeout };
         context.client.get(args.address.as_str(), options)
     };
-    let mut content = ask(0).await?;
-    let size = content.len;
+    let mut content = ask(args.range).await?;
+    let (start, size) = (content.start, content.len);
     let bar = match target.is_stdout() && stdout_is_terminal() {
         true => ProgressBar::hidden(),
         false => context.output.bar(Some(size)),
@@ -80,9 +80,16 @@ async fn fetch(context: &Context, args: &args::Get, target: &Target, sink: &mut 
             return Err(Problem::new(Code::Other, message).hint("The log of the node may say why.").into());
         }
         asked_again = true;
-        content = ask(position).await?;
-        if content.len != size - position {
-            let message = format!("the node offers {} bytes from {position} of {size} on", content.len);
+        let from = start + position;
+        content = ask(Some(match args.range {
+            None => ByteRange::From(from),
+            Some(_) => ByteRange::Between(from, start + size - 1),
+        }))
+        .await?;
+        if (content.start, content.len) != (from, size - position) {
+            let (len, at) = (content.len, content.start);
+            let message =
+                format!("the node offers {len} bytes from {at} on instead of {} from {from}", size - position);
             return Err(Problem::new(Code::Other, message)
                 .hint("Are node and command line of the same version?")
                 .into());

@@ -228,17 +228,50 @@ fn get_refuses_a_directory_as_file() {
 
 #[test]
 fn get_goes_on_where_it_broke_off() {
-    let world = World::answering(|seen| content_until(seen, TEXT, (seen.offset as usize + 7).min(TEXT.len())));
+    let world = World::answering(|seen| content_until(seen, TEXT, (seen.offset() + 7).min(TEXT.len())));
     world.run(["get", ADDRESS, "-o", "file"]).code(0);
     assert_eq!(world.read("file"), TEXT);
-    let offsets: Vec<u64> = world.seen().iter().map(|seen| seen.offset).collect();
+    let offsets: Vec<usize> = world.seen().iter().map(Seen::offset).collect();
     assert_eq!(offsets, [0, 7, 14]);
+}
+
+#[test]
+fn get_of_a_range_brings_these_bytes_alone() {
+    let world = World::answering(serves);
+    for (range, bytes) in [("0-5", &TEXT[..6]), ("13-", &TEXT[13..]), ("-4", &TEXT[16..]), ("7-999", &TEXT[7..])] {
+        assert_eq!(world.run(["get", ADDRESS, "--range", range]).code(0).get_output().stdout, bytes, "{range}");
+        let done = world.run(["get", ADDRESS, "--range", range, "-o", "part", "--force", "--json"]).code(0);
+        assert_eq!(document(&done)["size"], bytes.len());
+        assert_eq!(world.read("part"), bytes);
+    }
+}
+
+#[test]
+fn get_of_a_range_goes_on_where_it_broke_off_and_ends_where_it_should() {
+    let world = World::answering(|seen| content_until(seen, TEXT, seen.offset() + 4));
+    world.run(["get", ADDRESS, "--range", "3-13", "-o", "file"]).code(0);
+    assert_eq!(world.read("file"), &TEXT[3..14]);
+    let ranges: Vec<String> = world.seen().iter().map(|seen| seen.range.expect("a range").to_string()).collect();
+    assert_eq!(ranges, ["3-13", "7-13", "11-13"]);
+}
+
+#[test]
+fn get_of_what_is_no_range_or_behind_the_end_ends_with_2() {
+    let world = World::answering(|_| problem(416, "out_of_range"));
+    for range in ["5", "9-5", "a-b", ""] {
+        let done = world.run(["get", ADDRESS, "--json", "--range", range]).code(2);
+        assert!(error(&done)["message"].as_str().expect("text").contains("FIRST-LAST"), "{}", stderr(&done));
+    }
+    assert!(world.seen().is_empty());
+    let done = world.run(["get", ADDRESS, "--json", "--range", "99-", "-o", "file"]).code(2);
+    assert_eq!(error(&done)["code"], "out_of_range");
+    assert!(world.names().is_empty());
 }
 
 #[test]
 fn get_reports_why_the_rest_is_missing_and_leaves_no_file() {
     for (status, code, exit) in [(504, "timed_out", 8), (404, "not_found", 3), (502, "integrity", 9)] {
-        let world = World::answering(move |seen| match seen.offset {
+        let world = World::answering(move |seen| match seen.offset() {
             0 => content_until(seen, TEXT, 7),
             _ => problem(status, code),
         });
@@ -262,7 +295,7 @@ fn get_never_glues_bytes_of_the_wrong_place() {
     let asked = AtomicUsize::new(0);
     let world = World::answering(move |seen| match asked.fetch_add(1, Ordering::Relaxed) {
         0 => content_until(seen, TEXT, 7),
-        _ => content(&Seen { offset: 0, ..seen.clone() }, TEXT),
+        _ => content(&Seen { range: None, ..seen.clone() }, TEXT),
     });
     world.run(["get", ADDRESS, "-o", "file"]).code(1);
     assert!(world.names().is_empty());

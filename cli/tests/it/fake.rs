@@ -1,5 +1,6 @@
 //! A node that answers as a test says, and remembers what it was asked.
 
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex, mpsc};
@@ -11,6 +12,7 @@ use axum::body::{Body, Bytes};
 use axum::extract::Request;
 use axum::response::Response;
 use futures::StreamExt;
+use p2p_api::ByteRange;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::net::UnixListener;
@@ -26,7 +28,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 #[derive(Clone, Debug)]
 pub(crate) struct Seen {
     pub(crate) line: String,
-    pub(crate) offset: u64,
+    pub(crate) range: Option<ByteRange>,
     pub(crate) body: Bytes,
 }
 
@@ -140,13 +142,24 @@ impl World {
 }
 
 impl Seen {
+    /// The first byte that was asked for.
+    pub(crate) fn offset(&self) -> usize {
+        self.part(usize::MAX).start
+    }
+
+    /// The part of so many bytes that was asked for.
+    fn part(&self, len: usize) -> Range<usize> {
+        let part = self.range.unwrap_or(ByteRange::From(0)).within(len as u64).unwrap_or(0..0);
+        part.start as usize..part.end as usize
+    }
+
     async fn new(request: Request) -> Self {
         let (parts, body) = request.into_parts();
         let range = parts.headers.get("range").and_then(|value| value.to_str().ok());
-        let offset = range.and_then(|value| value.strip_prefix("bytes=")?.strip_suffix('-')?.parse().ok());
+        let range = range.and_then(|value| value.strip_prefix("bytes=")?.parse().ok());
         Self {
             line: format!("{} {}", parts.method, parts.uri),
-            offset: offset.unwrap_or(0),
+            range,
             // A request that breaks off leaves an empty body here, as the node leaves no content.
             body: axum::body::to_bytes(body, usize::MAX).await.unwrap_or_default(),
         }
@@ -161,34 +174,41 @@ pub(crate) fn problem(status: u16, code: &str) -> Response {
     answer(status, &json!({"code": code, "message": format!("it is {code}"), "hint": "try again"}))
 }
 
-/// Content from the offset asked for to its end.
+/// The part of content that was asked for.
 pub(crate) fn content(seen: &Seen, bytes: &[u8]) -> Response {
     content_until(seen, bytes, bytes.len())
 }
 
 /// Content that is announced to its end and breaks off before `until`.
 pub(crate) fn content_until(seen: &Seen, bytes: &[u8], until: usize) -> Response {
-    let offset = usize::try_from(seen.offset).expect("a small offset");
-    let sent = Bytes::copy_from_slice(&bytes[offset..until.max(offset)]);
-    let complete = until >= bytes.len();
+    let part = seen.part(bytes.len());
+    let sent = Bytes::copy_from_slice(&bytes[part.start..until.clamp(part.start, part.end)]);
+    let complete = until >= part.end;
     let end = futures::stream::once(async move {
         // Lets the server flush first: it drops what it has not sent yet, the head too, when a body breaks off.
         tokio::task::yield_now().await;
         if complete { Ok(Bytes::new()) } else { Err(std::io::Error::other("broken off")) }
     });
     let body = futures::stream::once(async { Ok(sent) }).chain(end);
-    respond(offset, bytes.len(), Body::from_stream(body))
+    respond(seen.range.map(|_| part), bytes.len(), Body::from_stream(body))
 }
 
 /// Content that is announced and of which nothing but the first bytes ever comes.
 pub(crate) fn content_that_stalls(first: &'static [u8], len: usize) -> Response {
     let first = futures::stream::once(async move { Ok::<_, std::io::Error>(Bytes::from_static(first)) });
-    respond(0, len, Body::from_stream(first.chain(futures::stream::pending())))
+    respond(None, len, Body::from_stream(first.chain(futures::stream::pending())))
 }
 
-fn respond(offset: usize, len: usize, body: Body) -> Response {
-    let status = if offset > 0 { 206 } else { 200 };
-    Response::builder().status(status).header("content-length", len - offset).body(body).expect("a response")
+fn respond(part: Option<Range<usize>>, len: usize, body: Body) -> Response {
+    let response = Response::builder();
+    let response = match part {
+        None => response.status(200).header("content-length", len),
+        Some(Range { start, end }) => response
+            .status(206)
+            .header("content-length", end - start)
+            .header("content-range", format!("bytes {start}-{}/{len}", end - 1)),
+    };
+    response.body(body).expect("a response")
 }
 
 /// Standard output of a finished command.

@@ -97,6 +97,7 @@ fn every_code_of_the_node_has_its_exit_code() {
     for (status, code, exit) in [
         (500, "other", 1),
         (400, "usage", 2),
+        (416, "out_of_range", 2),
         (404, "not_found", 3),
         (409, "conflict", 4),
         (502, "unreachable", 6),

@@ -1,4 +1,4 @@
-//! Counting copies: by asking, now, those who should have them.
+//! What is known of a file: how long it is, and how many copies there are, by asking those who should have them.
 
 use std::collections::BTreeSet;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -8,8 +8,9 @@ use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use libp2p::PeerId;
 
-use super::{Content, ContentError, Locator};
+use super::{Content, ContentError, GetOptions, Locator};
 use crate::exchange::client::Lane;
+use crate::get::{GetError, Range};
 use crate::hold;
 use crate::message::{REFS_MAX, Reply, Request};
 use crate::object::{Group, group_leaves};
@@ -77,6 +78,20 @@ impl<S: ObjectStore, L: Locator> Content<S, L> {
         }
         let copies_min = counted.iter().map(|holders| holders.len() as u32).min().unwrap_or(0);
         Ok(Stat { len, objects, copies_min, holders: counted.into_iter().flatten().collect() })
+    }
+
+    /// How long a file is.
+    ///
+    /// # Errors
+    /// When it cannot be found.
+    pub async fn len(&self, root: RootId, stall: Duration) -> Result<u64, ContentError> {
+        // No file has this byte: the root is looked for, tells how long the file is, and nothing else is fetched.
+        let nowhere = Range { start: u64::MAX, end: None };
+        match self.get(root, GetOptions { range: nowhere, cache: true, stall }).await {
+            Ok(download) => Ok(download.file_len),
+            Err(ContentError::Get(GetError::OutOfRange(len))) => Ok(len),
+            Err(error) => Err(error),
+        }
     }
 
     /// Members that hold a whole group, bound to the file. Who does not answer is not asked again.

@@ -13,7 +13,7 @@ use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Empty, Full, StreamBody};
 use hyper::body::{Frame, Incoming};
 use hyper::client::conn::http1;
-use hyper::header::{CONTENT_LENGTH, CONTENT_TYPE, RANGE};
+use hyper::header::{CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, RANGE};
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use serde::Serialize;
@@ -22,7 +22,7 @@ use tokio::net::UnixStream;
 
 use self::connection::Connection;
 use crate::types::{Faults, JoinRequest, JoinResult, PutResult, Stat, Status, TicketResult};
-use crate::{Code, Problem};
+use crate::{ByteRange, Code, Problem};
 
 /// Longest JSON answer that is read, in bytes.
 const ANSWER_LEN_MAX: usize = 4 << 20;
@@ -49,8 +49,8 @@ pub struct PutOptions {
 /// What `get` asks for beyond the address.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct GetOptions {
-    /// First byte wanted.
-    pub offset: u64,
+    /// The part wanted; all without one.
+    pub range: Option<ByteRange>,
     /// Leave nothing of what is fetched in the node's cache.
     pub no_cache: bool,
     /// Longest wait without progress.
@@ -59,8 +59,12 @@ pub struct GetOptions {
 
 /// Content on its way from the node.
 pub struct Content {
-    /// Bytes still to come, from the offset asked for.
+    /// Where in the file it begins.
+    pub start: u64,
+    /// How many bytes come from there.
     pub len: u64,
+    /// Bytes of the whole file.
+    pub file_len: u64,
     body: Incoming,
 }
 
@@ -124,15 +128,14 @@ impl Client {
         query.add("cache", options.no_cache.then_some(false));
         query.add("timeout_ms", options.timeout.map(millis));
         let mut request = Request::builder().uri(query.0);
-        if options.offset > 0 {
-            request = request.header(RANGE, format!("bytes={}-", options.offset));
+        if let Some(range) = options.range {
+            request = request.header(RANGE, format!("bytes={range}"));
         }
         let response = self.send(request.body(empty())).await?;
-        let len = response.headers().get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
-        let Some(len) = len else {
-            return Err(Problem::new(Code::Other, "the node sent content without its length"));
+        let Some((start, len, file_len)) = place(&response) else {
+            return Err(Problem::new(Code::Other, "the node sent content without saying how much, or which part"));
         };
-        Ok(Content { len, body: response.into_body() })
+        Ok(Content { start, len, file_len, body: response.into_body() })
     }
 
     /// Size, copies and holders of content.
@@ -235,6 +238,19 @@ impl Client {
         Problem::new(Code::Unreachable, format!("the node at {} broke off: {cause}", self.socket.display()))
             .hint("It may have been stopped; look at its log.")
     }
+}
+
+/// Where the content of an answer begins, how long it is, and how long the whole file.
+fn place(response: &Response<Incoming>) -> Option<(u64, u64, u64)> {
+    let header = |name| response.headers().get(name)?.to_str().ok();
+    let len: u64 = header(CONTENT_LENGTH)?.parse().ok()?;
+    if response.status() != StatusCode::PARTIAL_CONTENT {
+        return Some((0, len, len));
+    }
+    let (range, file_len) = header(CONTENT_RANGE)?.strip_prefix("bytes ")?.split_once('/')?;
+    let file_len = file_len.parse().ok()?;
+    let part = range.parse::<ByteRange>().ok()?.within(file_len)?;
+    (part.end - part.start == len).then_some((part.start, len, file_len))
 }
 
 async fn read_answer(response: Response<Incoming>) -> Result<Bytes, Problem> {

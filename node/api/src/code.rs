@@ -10,6 +10,8 @@ pub enum Code {
     Other,
     /// The command or request is malformed.
     Usage,
+    /// The file has no byte of the range that was asked for.
+    OutOfRange,
     /// Nobody who could be asked has it.
     NotFound,
     /// It contradicts what is there.
@@ -42,9 +44,10 @@ pub enum Code {
 
 impl Code {
     /// Every code, for tables and tests.
-    pub const ALL: [Code; 16] = [
+    pub const ALL: [Code; 17] = [
         Code::Other,
         Code::Usage,
+        Code::OutOfRange,
         Code::NotFound,
         Code::Conflict,
         Code::Exists,
@@ -65,7 +68,7 @@ impl Code {
     pub fn exit(self) -> u8 {
         match self {
             Code::Other => 1,
-            Code::Usage => 2,
+            Code::Usage | Code::OutOfRange => 2,
             Code::NotFound => 3,
             Code::Conflict | Code::Exists => 4,
             Code::Partial => 5,
@@ -84,6 +87,7 @@ impl Code {
         match self {
             Code::Other => 500,
             Code::Usage | Code::Config => 400,
+            Code::OutOfRange => 416,
             Code::NotFound => 404,
             Code::Conflict | Code::Exists => 409,
             Code::Partial => 202,
@@ -100,6 +104,7 @@ impl Code {
         match self {
             Code::Other => "other",
             Code::Usage => "usage",
+            Code::OutOfRange => "out_of_range",
             Code::NotFound => "not_found",
             Code::Conflict => "conflict",
             Code::Exists => "exists",
@@ -137,6 +142,7 @@ mod tests {
         insta::assert_snapshot!(table.join("\n"), @r"
         other exit 1 http 500
         usage exit 2 http 400
+        out_of_range exit 2 http 416
         not_found exit 3 http 404
         conflict exit 4 http 409
         exists exit 4 http 409

@@ -123,12 +123,14 @@ async fn what_makes_no_sense_is_answered_with_a_problem() {
         assert!(answer.contains("application/problem+json"), "{request}: {answer}");
         assert!(answer.contains(&format!("\"code\":\"{code}\"")), "{request}: {answer}");
     }
-    for range in ["bytes=99-", "bytes=5-3", "lines=1-2"] {
+    for range in ["bytes=5-3", "bytes=0-1,3-4", "lines=1-2"] {
         let answer = raw(&node, &format!("GET /v1/content/{address}"), Some(range)).await;
         assert!(answer.starts_with("HTTP/1.1 400") && answer.contains("usage"), "{range}: {answer}");
     }
-    let answer = raw(&node, &format!("GET /v1/content/{empty}"), Some("bytes=0-")).await;
-    assert!(answer.starts_with("HTTP/1.1 200"), "an empty file has no range: {answer}");
+    for range in ["bytes=0-", "bytes=-5"] {
+        let answer = raw(&node, &format!("GET /v1/content/{empty}"), Some(range)).await;
+        assert!(answer.starts_with("HTTP/1.1 200"), "an empty file has no range: {answer}");
+    }
     node.stop().await;
 }
 
@@ -142,6 +144,21 @@ async fn a_range_is_answered_as_http_says() {
     assert!(answer.to_lowercase().contains("content-range: bytes 3-5/10"), "{answer}");
     assert!(answer.ends_with("\r\n\r\n345"), "{answer}");
     assert!(answer.contains(&format!("\"{address}\"")), "the ETag is the address");
+    for (range, said, bytes) in [
+        ("bytes=8-", "bytes 8-9/10", "89"),
+        ("bytes=-3", "bytes 7-9/10", "789"),
+        ("bytes=-99", "bytes 0-9/10", "0123456789"),
+        ("bytes=8-18446744073709551615", "bytes 8-9/10", "89"),
+    ] {
+        let answer = raw(&node, &format!("GET /v1/content/{address}"), Some(range)).await;
+        assert!(answer.starts_with("HTTP/1.1 206") && answer.contains(said), "{range}: {answer}");
+        assert!(answer.ends_with(&format!("\r\n\r\n{bytes}")), "{range}: {answer}");
+    }
+    for range in ["bytes=10-", "bytes=99-100", "bytes=-0", "bytes=18446744073709551615-"] {
+        let answer = raw(&node, &format!("GET /v1/content/{address}"), Some(range)).await;
+        assert!(answer.starts_with("HTTP/1.1 416") && answer.contains("out_of_range"), "{range}: {answer}");
+        assert!(answer.to_lowercase().contains("content-range: bytes */10"), "{range}: {answer}");
+    }
     node.stop().await;
 }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use p2p_api::client::{Client, GetOptions, PutOptions};
 use p2p_api::types::PutResult;
-use p2p_api::{Code, Problem};
+use p2p_api::{ByteRange, Code, Problem};
 use p2p_testnet::{Cluster, ClusterConfig};
 use tempfile::TempDir;
 use tokio::sync::mpsc;
@@ -73,7 +73,7 @@ fn begin_put(client: Client, len: Option<u64>) -> (mpsc::Sender<io::Result<Bytes
 
 type Upload = tokio::task::JoinHandle<Result<PutResult, Problem>>;
 
-const FRESH: GetOptions = GetOptions { offset: 0, no_cache: true, timeout: None };
+const FRESH: GetOptions = GetOptions { range: None, no_cache: true, timeout: None };
 
 #[tokio::test]
 async fn every_size_comes_back_from_every_node_also_after_the_first_was_killed() {
@@ -116,10 +116,60 @@ async fn a_range_is_the_bytes_it_names() {
     let net = net(3).await;
     let file = content(5, 20 * MIB + 5);
     put(&net.cluster.client(0), &file).await;
-    for offset in [1, MIB, 17 * MIB - 1, 20 * MIB + 4] {
-        let options = GetOptions { offset: offset as u64, ..FRESH };
-        let found = get(&net.cluster.client(2), &address(&file), options).await;
-        check(&found, &file.slice(offset..), &format!("from {offset}"));
+    let (len, mib) = (file.len() as u64, MIB as u64);
+    for range in [
+        ByteRange::From(1),
+        ByteRange::From(mib),
+        ByteRange::From(17 * mib - 1),
+        ByteRange::From(len - 1),
+        ByteRange::Between(0, 0),
+        ByteRange::Between(mib - 1, mib),
+        ByteRange::Between(9, u64::MAX),
+        ByteRange::Last(4 * mib + 6),
+        ByteRange::Last(u64::MAX),
+    ] {
+        let part = range.within(len).expect("it is there");
+        let found = get(&net.cluster.client(2), &address(&file), GetOptions { range: Some(range), ..FRESH }).await;
+        check(&found, &file.slice(part.start as usize..part.end as usize), &range.to_string());
+    }
+    for range in [ByteRange::From(len), ByteRange::Last(0)] {
+        let nothing = get(&net.cluster.client(2), &address(&file), GetOptions { range: Some(range), ..FRESH }).await;
+        assert_eq!(nothing.map(drop).expect_err("nothing is there").code, Code::OutOfRange, "{range}");
+    }
+}
+
+#[tokio::test]
+async fn a_range_moves_no_more_objects_than_it_needs() {
+    let mut net = net(1).await;
+    let file = content(9, 40 * MIB);
+    put(&net.cluster.client(0), &file).await;
+    net.cluster.add(1).await.expect("one more");
+    let client = net.cluster.client(1);
+    let mib = MIB as u64;
+    // What comes stays as cache, so that it can be counted: the index once, and the leaves of each range.
+    for (range, objects) in [
+        (ByteRange::From(40 * mib), 1),
+        (ByteRange::Between(5 * mib + 7, 5 * mib + 8), 2),
+        (ByteRange::Between(20 * mib - 1, 20 * mib), 4),
+        (ByteRange::Last(1), 5),
+        (ByteRange::Last(3 * mib), 7),
+    ] {
+        let options = GetOptions { range: Some(range), ..GetOptions::default() };
+        let found = get(&client, &address(&file), options).await;
+        if objects > 1 {
+            let part = range.within(file.len() as u64).expect("it is there");
+            check(&found, &file.slice(part.start as usize..part.end as usize), &format!("{range}"));
+        }
+        let deadline = tokio::time::Instant::now() + Duration::from_secs(10);
+        loop {
+            let status = client.status().await.expect("it runs");
+            assert!(status.objects <= objects, "{range} moved {} objects", status.objects);
+            if status.objects == objects {
+                break;
+            }
+            assert!(tokio::time::Instant::now() < deadline, "{range}: {} of {objects} are kept", status.objects);
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
     }
 }
 
