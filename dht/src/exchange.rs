@@ -35,10 +35,22 @@ pub struct Counters {
     pub streams_refused: AtomicU64,
     /// Links ended because the peer broke the protocol.
     pub links_broken: AtomicU64,
+    /// Links closed to make room for others, see [`client::PEERS_MAX`].
+    pub links_evicted: AtomicU64,
+    /// Links closed because they were not used, see [`client::LINK_IDLE_MAX`].
+    pub links_idle: AtomicU64,
+    /// Frames of unknown, ignorable types that were thrown away, counted when their link ends.
+    pub frames_skipped: AtomicU64,
     /// Objects that did not match their reference, pushed to us or sent on our request.
     pub objects_bad: AtomicU64,
     /// Pushes refused for want of room.
     pub pushes_full: AtomicU64,
+    /// Puts refused for want of room on this node.
+    pub puts_full: AtomicU64,
+    /// Puts that reported fewer copies than asked for.
+    pub puts_partial: AtomicU64,
+    /// Uploads that were never finished and have expired.
+    pub uploads_expired: AtomicU64,
     /// Requests that got no answer in time.
     pub requests_silent: AtomicU64,
     /// Objects asked of a second source because the first was slow.

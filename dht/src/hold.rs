@@ -18,7 +18,8 @@ pub const UNBOUND_TIME_MAX: Duration = Duration::from_secs(24 * 3600);
 /// The part of the configured size that may be filled, in percent: the rest is left for what is already promised.
 pub const FILL_PERCENT_MAX: u64 = 95;
 
-/// Objects that one transaction collects at most, so that it stays short.
+/// Objects that one transaction collects at most, so that it stays short. Cache that goes is not counted: nobody was
+/// promised it.
 const COLLECTED_PER_TX: u32 = 128;
 
 /// Whether an object was taken.
@@ -114,22 +115,38 @@ pub fn settle(tx: &mut dyn ObjectTx, staging: UploadId) -> StoreResult<bool> {
     release(tx, staging)
 }
 
-/// Lets go of uploads that nobody has spoken of for [`UNBOUND_TIME_MAX`]; true if something is left to do. To be repeated
-/// until then.
+/// What there was to expire.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Expired {
+    /// Nothing.
+    Nothing,
+    /// An upload has lost some of its holds.
+    Part,
+    /// An upload is gone.
+    Upload,
+}
+
+/// Lets go of uploads that nobody has spoken of for [`UNBOUND_TIME_MAX`]; true if something may be left to do. To be
+/// repeated until then.
 ///
 /// # Errors
 /// When the store fails.
 pub fn expire(tx: &mut dyn ObjectTx) -> StoreResult<bool> {
-    let Some(before) = tx.now().0.checked_sub(UNBOUND_TIME_MAX) else { return Ok(false) };
+    expire_some(tx).map(|expired| expired != Expired::Nothing)
+}
+
+/// [`expire`], with what came of it.
+///
+/// # Errors
+/// When the store fails.
+pub fn expire_some(tx: &mut dyn ObjectTx) -> StoreResult<Expired> {
+    let Some(before) = tx.now().0.checked_sub(UNBOUND_TIME_MAX) else { return Ok(Expired::Nothing) };
     let pending: Vec<UploadId> = tx.pending()?.into_iter().map(|pending| pending.staging).collect();
     let stale = tx.stale_uploads(RunTime(before), pending.len() as u32 + 1)?;
     // What this node itself has yet to spread is not stale, however long that takes.
     match stale.into_iter().find(|upload| !pending.contains(upload)) {
-        Some(upload) => {
-            release(tx, upload)?;
-            Ok(true)
-        }
-        None => Ok(false),
+        Some(upload) => Ok(if release(tx, upload)? { Expired::Upload } else { Expired::Part }),
+        None => Ok(Expired::Nothing),
     }
 }
 

@@ -19,7 +19,7 @@ const PROTOCOL: StreamProtocol = StreamProtocol::new("/p2p-node/kad/1");
 /// Longest time of one lookup.
 pub const LOOKUP_TIME_MAX: Duration = Duration::from_secs(10);
 
-/// Longest message: answers name twenty peers with several addresses each, more than the 16 KiB that are the default.
+/// Longest message; libp2p-kad drops longer ones, and does not say so. Answers name twenty peers with several addresses each, more than the 16 KiB that are the default.
 const PACKET_LEN_MAX: usize = 64 << 10;
 
 /// Lookups under way at once; more wait for their turn with their callers.
@@ -63,34 +63,37 @@ pub struct Lookups {
 }
 
 impl Lookups {
-    /// Looks for the peers closest to a key; the answer is empty where there is none, or too much to do.
-    pub fn start(&mut self, kademlia: &mut Kademlia, key: Vec<u8>, reply: oneshot::Sender<Vec<FoundPeer>>) {
+    /// Looks for the peers closest to a key. False where there is too much to do: the answer is then empty, as it is where
+    /// there are none.
+    pub fn start(&mut self, kademlia: &mut Kademlia, key: Vec<u8>, reply: oneshot::Sender<Vec<FoundPeer>>) -> bool {
         if self.waiting.len() >= LOOKUPS_MAX {
             let _ = reply.send(Vec::new());
-            return;
+            return false;
         }
         let query = kademlia.get_closest_peers(key);
         self.waiting.insert(query, reply);
+        true
     }
 
-    /// Takes an event of the behaviour; answers where it ends a lookup.
-    pub fn on_event(&mut self, event: kad::Event) {
+    /// Takes an event of the behaviour; answers where it ends a lookup. True where that was for want of time.
+    pub fn on_event(&mut self, event: kad::Event) -> bool {
         let kad::Event::OutboundQueryProgressed { id, result: QueryResult::GetClosestPeers(result), step, .. } = event
         else {
-            return;
+            return false;
         };
         if !step.last {
-            return;
+            return false;
         }
-        let peers = match result {
-            Ok(found) => found.peers,
+        let (peers, timed_out) = match result {
+            Ok(found) => (found.peers, false),
             // Who answered in time is still the best answer there is.
-            Err(kad::GetClosestPeersError::Timeout { peers, .. }) => peers,
+            Err(kad::GetClosestPeersError::Timeout { peers, .. }) => (peers, true),
         };
         if let Some(reply) = self.waiting.remove(&id) {
             let found = peers.into_iter().map(|info| FoundPeer { peer: info.peer_id, addresses: info.addrs });
             let _ = reply.send(found.collect());
         }
+        timed_out
     }
 }
 

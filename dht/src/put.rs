@@ -22,10 +22,12 @@ pub const RETRY_PAUSE: Duration = Duration::from_secs(1);
 /// Longest such pause.
 pub const RETRY_PAUSE_MAX: Duration = Duration::from_secs(60);
 
-/// A member that could not be asked is tried after the others for so long.
+/// A member that could not be asked is tried after the others for so long. Not counted: each of its failures is, as a link
+/// that broke or an answer that did not come.
 pub const FAILING_TIME: Duration = Duration::from_secs(10);
 
-/// A member that misses what it said it holds for so many binds is not used for this put any more.
+/// A member that misses what it said it holds for so many binds is not used for this put any more. Not counted: what it
+/// costs is a copy, and puts that lack some are.
 pub const MISSING_MAX: u32 = 2;
 
 /// How one put behaves.

@@ -76,7 +76,7 @@ pub struct Settings {
     /// Address to listen on, may be repeated [default: /ip4/0.0.0.0/tcp/7460]
     #[arg(long, value_name = "MULTIADDR", env = "P2P_LISTEN", value_delimiter = ',')]
     pub listen: Option<Vec<Multiaddr>>,
-    /// Address to tell others instead, may be repeated
+    /// Address to tell others instead, may be repeated: the one by which they reach this node
     #[arg(long, value_name = "MULTIADDR", env = "P2P_ADVERTISE", value_delimiter = ',')]
     pub advertise: Option<Vec<Multiaddr>>,
     /// Ticket or member's address to join by, may be repeated; a ticket is better given by --join-file
@@ -186,6 +186,14 @@ impl Config {
                 )));
             }
         }
+        for address in &self.advertise {
+            if !is_tcp(address) || !is_certain(address) {
+                return Err(StartError::Config(format!(
+                    "cannot advertise {address}: others need the very address and port by which they reach this node, \
+                     such as /ip4/203.0.113.7/tcp/{PORT_DEFAULT}; 0.0.0.0 and port 0 are for --listen alone"
+                )));
+            }
+        }
         Ok(())
     }
 }
@@ -196,6 +204,16 @@ fn is_tcp(address: &Multiaddr) -> bool {
     matches!(parts.next(), Some(Protocol::Ip4(_) | Protocol::Ip6(_)))
         && matches!(parts.next(), Some(Protocol::Tcp(_)))
         && parts.next().is_none()
+}
+
+/// Whether an address can be dialed as it stands: no port to be chosen, no address of all interfaces.
+pub(crate) fn is_certain(address: &Multiaddr) -> bool {
+    address.iter().all(|part| match part {
+        Protocol::Ip4(ip) => !ip.is_unspecified(),
+        Protocol::Ip6(ip) => !ip.is_unspecified(),
+        Protocol::Tcp(port) => port != 0,
+        _ => true,
+    })
 }
 
 fn default_listen() -> Multiaddr {
@@ -267,6 +285,11 @@ mod tests {
             ("listen = []", "listen"),
             ("listen = [\"/ip4/127.0.0.1/udp/1\"]", "udp"),
             ("listen = [\"localhost\"]", "line 1"),
+            ("advertise = [\"/ip4/0.0.0.0/tcp/7460\"]", "0.0.0.0"),
+            ("advertise = [\"/ip6/::/tcp/7460\"]", "--listen"),
+            ("advertise = [\"/ip4/192.0.2.7/tcp/0\"]", "port 0"),
+            ("advertise = [\"/ip4/192.0.2.7\"]", "cannot advertise"),
+            ("advertise = [\"/dns4/example.org/tcp/7460\"]", "cannot advertise"),
             ("name = ", "config.toml"),
             ("name = \"\"", "name"),
             ("name = \"two\\nlines\"", "name"),

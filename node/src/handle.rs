@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -27,7 +28,7 @@ use crate::error::{GetFailure, StartError, content_problem, store_problem};
 use crate::faults::Faults;
 use crate::peers::{self, DialOutcome};
 use crate::store::Objects;
-use crate::swarm::{Command, NetView};
+use crate::swarm::{Command, NetCounters, NetView};
 use crate::ticket::{self, Ticket};
 
 /// Copies that must be durable before a put is a success, unless it says otherwise and once another member was met.
@@ -78,6 +79,7 @@ pub struct Network {
     pub(crate) slow_lookup: Arc<Mutex<Option<Instant>>>,
     /// In a node of a test network only.
     pub(crate) faults: Option<Arc<Faults>>,
+    pub(crate) counters: Arc<NetCounters>,
 }
 
 impl Network {
@@ -94,6 +96,7 @@ impl Network {
         let lookup = self.ask(|reply| Command::Lookup(kademlia::lookup_key(key), reply));
         let found = tokio::time::timeout(LOOKUP_WAIT, lookup).await;
         if found.is_err() {
+            self.counters.lookups_abandoned.fetch_add(1, Ordering::Relaxed);
             *slow() = Some(Instant::now());
         }
         found.ok().flatten()
@@ -124,10 +127,10 @@ impl Locator for Network {
 
     async fn closest(&self, key: PlacementKey, count: usize) -> Vec<PeerId> {
         let members = self.members();
-        let found = self.lookup(&key, members.len() > 1).await.unwrap_or_default();
+        let found = self.lookup(&key, members.len() > 1).await;
         // Kademlia never names this node, and a lookup cut short names too few: those who are connected are closest to
         // being the truth.
-        let found = found.into_iter().map(|FoundPeer { peer, .. }| peer);
+        let found = found.unwrap_or_default().into_iter().map(|FoundPeer { peer, .. }| peer);
         placement::closest(&key, found.chain(members), count)
     }
 }

@@ -3,6 +3,7 @@
 mod admin;
 mod content;
 mod faults;
+mod serve;
 
 use std::fs::Permissions;
 use std::io;
@@ -22,11 +23,14 @@ use tokio_util::sync::CancellationToken;
 use crate::handle::Handle;
 use crate::metrics::Metrics;
 
+pub(crate) use serve::ApiCounters;
+
 /// What the routes stand on.
 #[derive(Clone)]
 pub(crate) struct Api {
     pub(crate) handle: Handle,
     pub(crate) metrics: Arc<Metrics>,
+    pub(crate) counters: Arc<ApiCounters>,
 }
 
 impl FromRef<Api> for Handle {
@@ -38,6 +42,12 @@ impl FromRef<Api> for Handle {
 impl FromRef<Api> for Arc<Metrics> {
     fn from_ref(api: &Api) -> Self {
         api.metrics.clone()
+    }
+}
+
+impl FromRef<Api> for Arc<ApiCounters> {
+    fn from_ref(api: &Api) -> Self {
+        api.counters.clone()
     }
 }
 
@@ -59,7 +69,8 @@ pub(crate) fn bind(socket: &Path) -> io::Result<UnixListener> {
 }
 
 /// Serves until told to stop, and then until every request is answered.
-pub(crate) async fn serve(listener: UnixListener, api: Api, stop: CancellationToken) -> io::Result<()> {
+pub(crate) async fn serve(listener: UnixListener, api: Api, stop: CancellationToken) {
+    let counters = api.counters.clone();
     let faults = api.handle.faults().cloned();
     let router = Router::new()
         .route("/livez", get(admin::live))
@@ -78,7 +89,7 @@ pub(crate) async fn serve(listener: UnixListener, api: Api, stop: CancellationTo
         Some(faults) => router.merge(faults::routes(faults)),
         None => router,
     };
-    axum::serve(listener, router).with_graceful_shutdown(stop.cancelled_owned()).await
+    serve::serve(listener, router, counters, stop).await;
 }
 
 /// A problem as an answer.

@@ -24,6 +24,7 @@ pub mod telemetry;
 pub mod ticket;
 
 use std::path::Path;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -33,7 +34,7 @@ use p2p_dht::content::Content;
 use p2p_dht::exchange::Counters;
 use p2p_dht::exchange::client::Client;
 use p2p_dht::exchange::server::Server;
-use p2p_dht::hold;
+use p2p_dht::hold::{self, Expired};
 use p2p_dht::store::{ObjectStore, Pending, StoreError};
 use p2p_gossip::wire::streams::Inbound;
 use prometheus_client::registry::Registry;
@@ -43,10 +44,12 @@ use tokio_util::sync::CancellationToken;
 
 use admission::Admission;
 use cluster::{Cluster, Origin};
-use config::Config;
+use config::{Config, is_certain};
 use faults::Faults;
 use handle::{Inner, Network, STALL_DEFAULT};
+use http::ApiCounters;
 use lock::HomeLock;
+use metrics::{Counted, Metrics};
 use peers::{Peers, PeersFile};
 use store::Objects;
 use swarm::{Command, Net, NetConfig};
@@ -55,7 +58,8 @@ use ticket::Ticket;
 pub use error::{GetFailure, StartError};
 pub use handle::Handle;
 
-/// Longest orderly stop; what is not done by then is left, and nothing acknowledged is lost by it.
+/// Longest orderly stop; what is not done by then is left, and nothing acknowledged is lost by it. The log says so, as no
+/// counter outlives it.
 pub const STOP_TIME_MAX: Duration = Duration::from_secs(8);
 
 /// How long requests that are under way get to end when the node stops.
@@ -156,11 +160,18 @@ impl Node {
             &mut registry,
         )
         .await?;
-        let Net { commands, view, counters: net_counters, inbound_dropped, control, inbound, task } = net;
+        let Net { commands, view, counters: net_counters, stream_counters, control, inbound, task } = net;
         let (cluster_id, current) = watch::channel(cluster.id);
         let counters = Arc::new(Counters::default());
         let client = Client::new(control, current.clone(), counters.clone());
-        let network = Network { me: peer, commands, view, slow_lookup: Arc::default(), faults: faults.clone() };
+        let network = Network {
+            me: peer,
+            commands,
+            view,
+            slow_lookup: Arc::default(),
+            faults: faults.clone(),
+            counters: net_counters.clone(),
+        };
         let content = Content::new(store.clone(), network.clone(), client.clone(), counters.clone());
         let server = Server::new(store.clone(), current, counters.clone());
         let server = match &faults {
@@ -183,12 +194,20 @@ impl Node {
                 stopping: stopping.clone(),
             }),
         };
-        let metrics = Arc::new(metrics::Metrics::new(registry, counters, net_counters, inbound_dropped));
+        let api_counters = Arc::new(ApiCounters::default());
+        let counted = Counted {
+            exchange: counters.clone(),
+            streams: stream_counters,
+            net: net_counters,
+            api: api_counters.clone(),
+        };
+        let metrics = Arc::new(Metrics::new(registry, counted));
         let mut tasks = JoinSet::new();
         tasks.spawn(serve_peers(server, inbound));
-        tasks.spawn(tidy(store.clone(), client));
+        tasks.spawn(tidy(store.clone(), client, counters));
         tasks.spawn(resume(handle.clone(), pending));
-        let api = tokio::spawn(serve_api(listener, http::Api { handle: handle.clone(), metrics }, stopping));
+        let api = http::Api { handle: handle.clone(), metrics, counters: api_counters };
+        let api = tokio::spawn(http::serve(listener, api, stopping));
         tracing::info!(%peer, home = %handle.inner.config.home.display(), "node started");
         Ok(Self { handle, store, tasks, api, net: task, _lock: lock })
     }
@@ -237,23 +256,18 @@ async fn serve_peers(server: Server<Objects>, mut inbound: Inbound) {
     }
 }
 
-async fn serve_api(listener: tokio::net::UnixListener, api: http::Api, stop: CancellationToken) {
-    if let Err(error) = http::serve(listener, api, stop).await {
-        tracing::error!(%error, "the API ended");
-    }
-}
-
 /// Lets go of what has expired, closes links that nobody uses.
-async fn tidy(store: Objects, client: Client) {
+async fn tidy(store: Objects, client: Client, counters: Arc<Counters>) {
     let mut period = tokio::time::interval(TIDY_PERIOD);
     period.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         period.tick().await;
         client.close_idle();
         loop {
-            match store.write(0, hold::expire).await {
-                Ok(true) => {}
-                Ok(false) => break,
+            match store.write(0, hold::expire_some).await {
+                Ok(Expired::Nothing) => break,
+                Ok(Expired::Part) => {}
+                Ok(Expired::Upload) => drop(counters.uploads_expired.fetch_add(1, Ordering::Relaxed)),
                 Err(error) => {
                     tracing::warn!(%error, "cannot let go of expired uploads");
                     break;
@@ -326,14 +340,4 @@ fn has_content(home: &Path) -> Result<bool, StartError> {
         return Ok(false);
     }
     Ok(store::totals(home)?.objects > 0)
-}
-
-/// Whether an address can be dialed as it stands: no port to be chosen, no address of all interfaces.
-fn is_certain(address: &Multiaddr) -> bool {
-    address.iter().all(|part| match part {
-        Protocol::Ip4(ip) => !ip.is_unspecified(),
-        Protocol::Ip6(ip) => !ip.is_unspecified(),
-        Protocol::Tcp(port) => port != 0,
-        _ => true,
-    })
 }

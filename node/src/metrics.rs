@@ -1,13 +1,15 @@
 //! `/metrics`: numbers for OpenMetrics, read when they are asked for.
 //!
-//! Counters live where things are counted, as plain atomics; this module only names them. What libp2p counts about itself
-//! stands under `libp2p_`.
+//! Counters live where things are counted, as plain atomics; this module only names them, and takes each structure apart
+//! so that a counter without a name does not compile. `docs/operating.md` says the same to people, and a test compares.
+//! What libp2p counts about itself stands under `libp2p_`.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use p2p_api::{Code, Problem};
 use p2p_dht::exchange::Counters;
+use p2p_gossip::wire::streams::StreamCounters;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
 use prometheus_client::metrics::counter::ConstCounter;
@@ -16,6 +18,7 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
 use crate::handle::Handle;
+use crate::http::ApiCounters;
 use crate::swarm::NetCounters;
 
 /// By which the times of gets are sorted, in seconds: fine where a get from memory or a neighbour ends.
@@ -51,23 +54,21 @@ struct Gauges {
 
 /// The counters of the parts.
 #[derive(Debug)]
-struct Counted {
-    exchange: Arc<Counters>,
-    net: Arc<NetCounters>,
-    inbound_dropped: Arc<AtomicU64>,
-    gauges: Arc<Gauges>,
+pub(crate) struct Counted {
+    pub(crate) exchange: Arc<Counters>,
+    pub(crate) streams: Arc<StreamCounters>,
+    pub(crate) net: Arc<NetCounters>,
+    pub(crate) api: Arc<ApiCounters>,
 }
+
+/// A name, what it counts, and where.
+type Named<'a> = (&'a str, &'a str, &'a AtomicU64);
 
 impl Metrics {
     /// Names the counters of the parts in a registry that may hold others already.
-    pub(crate) fn new(
-        mut registry: Registry,
-        exchange: Arc<Counters>,
-        net: Arc<NetCounters>,
-        inbound_dropped: Arc<AtomicU64>,
-    ) -> Self {
+    pub(crate) fn new(mut registry: Registry, counted: Counted) -> Self {
         let gauges = Arc::new(Gauges::default());
-        registry.register_collector(Box::new(Counted { exchange, net, inbound_dropped, gauges: gauges.clone() }));
+        registry.register_collector(Box::new(All { counted, gauges: gauges.clone() }));
         Self { registry, gauges }
     }
 
@@ -90,47 +91,128 @@ impl Metrics {
     }
 }
 
-impl Collector for Counted {
+#[derive(Debug)]
+struct All {
+    counted: Counted,
+    gauges: Arc<Gauges>,
+}
+
+impl Collector for All {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
-        let Self { exchange, net, inbound_dropped, gauges } = self;
-        let counters: [(&str, &str, &AtomicU64); 13] = [
-            ("p2p_streams_refused", "Inbound streams beyond a limit", &exchange.streams_refused),
-            ("p2p_streams_dropped", "Inbound streams that nobody took in time", inbound_dropped),
-            ("p2p_links_broken", "Links ended by a breach of the protocol or a failed stream", &exchange.links_broken),
-            ("p2p_objects_bad", "Objects that did not match their address", &exchange.objects_bad),
-            ("p2p_pushes_full", "Pushes refused for want of room", &exchange.pushes_full),
-            (
-                "p2p_objects_hedged",
-                "Objects asked of a second source because the first was slow",
-                &exchange.objects_hedged,
-            ),
-            (
-                "p2p_objects_stolen",
-                "Objects taken from a slow source's queue for a faster one",
-                &exchange.objects_stolen,
-            ),
-            ("p2p_bytes_duplicate", "Bytes of objects that came twice", &exchange.bytes_duplicate),
-            ("p2p_requests_silent", "Requests without an answer in time", &exchange.requests_silent),
-            ("p2p_object_sent_bytes", "Bytes of objects sent to members", &exchange.bytes_sent),
-            ("p2p_object_received_bytes", "Bytes of objects received from members", &exchange.bytes_received),
-            ("p2p_handshakes_failed", "Inbound connections without the cluster's key", &net.handshakes_failed),
-            ("p2p_connections_denied", "Connections beyond a limit", &net.connections_denied),
-        ];
+        let Counted { exchange, streams, net, api } = &self.counted;
+        let counters = exchange_counters(exchange)
+            .into_iter()
+            .chain(stream_counters(streams))
+            .chain(net_counters(net))
+            .chain(api_counters(api));
         for (name, help, value) in counters {
             let counter = ConstCounter::new(value.load(Ordering::Relaxed));
             counter.encode(encoder.encode_descriptor(name, help, None, counter.metric_type())?)?;
         }
-        let gauges: [(&str, &str, &AtomicU64); 5] = [
-            ("p2p_members_alive", "Members that can be reached, this one included", &gauges.members_alive),
-            ("p2p_objects", "Objects in the store", &gauges.objects),
-            ("p2p_object_bytes", "Bytes of those objects", &gauges.object_bytes),
-            ("p2p_storage_max_bytes", "Most bytes that the store takes", &gauges.storage_max),
-            ("p2p_up_seconds", "Seconds since the node started", &gauges.up_seconds),
-        ];
-        for (name, help, value) in gauges {
+        for (name, help, value) in gauges(&self.gauges) {
             let gauge = ConstGauge::new(i64::try_from(value.load(Ordering::Relaxed)).unwrap_or(i64::MAX));
             gauge.encode(encoder.encode_descriptor(name, help, None, gauge.metric_type())?)?;
         }
         Ok(())
     }
+}
+
+fn exchange_counters(counters: &Counters) -> [Named<'_>; 16] {
+    let Counters {
+        streams_refused,
+        links_broken,
+        links_evicted,
+        links_idle,
+        frames_skipped,
+        objects_bad,
+        pushes_full,
+        puts_full,
+        puts_partial,
+        uploads_expired,
+        requests_silent,
+        objects_hedged,
+        objects_stolen,
+        bytes_duplicate,
+        bytes_sent,
+        bytes_received,
+    } = counters;
+    [
+        ("p2p_streams_refused", "Inbound streams beyond a limit", streams_refused),
+        ("p2p_links_broken", "Links ended by a breach of the protocol or a failed stream", links_broken),
+        ("p2p_links_evicted", "Links closed to make room for others", links_evicted),
+        ("p2p_links_idle", "Links closed because nobody used them", links_idle),
+        ("p2p_frames_skipped", "Frames of unknown types that were thrown away", frames_skipped),
+        ("p2p_objects_bad", "Objects that did not match their address", objects_bad),
+        ("p2p_pushes_full", "Pushes of members refused for want of room", pushes_full),
+        ("p2p_puts_full", "Puts refused for want of room", puts_full),
+        ("p2p_puts_partial", "Puts that reported fewer copies than asked for", puts_partial),
+        ("p2p_uploads_expired", "Uploads let go because they were never finished", uploads_expired),
+        ("p2p_requests_silent", "Requests without an answer in time", requests_silent),
+        ("p2p_objects_hedged", "Objects asked of a second source because the first was slow", objects_hedged),
+        ("p2p_objects_stolen", "Objects taken from a slow source's queue for a faster one", objects_stolen),
+        ("p2p_bytes_duplicate", "Bytes of objects that came twice", bytes_duplicate),
+        ("p2p_object_sent_bytes", "Bytes of objects sent to members", bytes_sent),
+        ("p2p_object_received_bytes", "Bytes of objects received from members", bytes_received),
+    ]
+}
+
+fn stream_counters(counters: &StreamCounters) -> [Named<'_>; 3] {
+    let StreamCounters { inbound_dropped, opens_refused, opens_timed_out } = counters;
+    [
+        ("p2p_streams_dropped", "Inbound streams that nobody took in time", inbound_dropped),
+        ("p2p_stream_opens_refused", "Streams not opened because too many wait for the same member", opens_refused),
+        ("p2p_stream_opens_timed_out", "Streams that could not be opened in time", opens_timed_out),
+    ]
+}
+
+fn net_counters(counters: &NetCounters) -> [Named<'_>; 12] {
+    let NetCounters {
+        handshakes_failed,
+        handshakes_refused,
+        connections_denied,
+        connections_silent,
+        connections_cut_short,
+        lookups_refused,
+        lookups_timed_out,
+        lookups_abandoned,
+        members_forgotten,
+        strangers_forgotten,
+        addresses_dropped,
+        join_addresses_dropped,
+    } = counters;
+    [
+        ("p2p_handshakes_failed", "Inbound connections whose handshake failed or took too long", handshakes_failed),
+        ("p2p_handshakes_refused", "Inbound connections of a host with too many under way", handshakes_refused),
+        ("p2p_connections_denied", "Connections beyond a limit", connections_denied),
+        ("p2p_connections_silent", "Connections closed because a ping was not answered", connections_silent),
+        ("p2p_connections_cut_short", "Connections that could not be closed in order in time", connections_cut_short),
+        ("p2p_lookups_refused", "Kademlia lookups beyond a limit", lookups_refused),
+        ("p2p_lookups_timed_out", "Kademlia lookups that did not come to their end in time", lookups_timed_out),
+        ("p2p_lookups_abandoned", "Kademlia lookups for which a put or get did not wait", lookups_abandoned),
+        ("p2p_members_forgotten", "Members forgotten to make room for others", members_forgotten),
+        ("p2p_strangers_forgotten", "Peers forgotten that could never be reached", strangers_forgotten),
+        ("p2p_addresses_dropped", "Addresses of members beyond a limit", addresses_dropped),
+        ("p2p_join_addresses_dropped", "Addresses to join by beyond a limit", join_addresses_dropped),
+    ]
+}
+
+fn api_counters(counters: &ApiCounters) -> [Named<'_>; 4] {
+    let ApiCounters { connections_refused, connections_idle, gets_not_found, gets_stalled } = counters;
+    [
+        ("p2p_api_connections_refused", "Connections to the API beyond a limit", connections_refused),
+        ("p2p_api_connections_idle", "Connections to the API closed because they sent no request", connections_idle),
+        ("p2p_gets_not_found", "Gets of content that nobody has who could be asked", gets_not_found),
+        ("p2p_gets_stalled", "Gets given up because nothing came any more", gets_stalled),
+    ]
+}
+
+fn gauges(gauges: &Gauges) -> [Named<'_>; 5] {
+    let Gauges { members_alive, objects, object_bytes, storage_max, up_seconds } = gauges;
+    [
+        ("p2p_members_alive", "Members that can be reached, this one included", members_alive),
+        ("p2p_objects", "Objects in the store", objects),
+        ("p2p_object_bytes", "Bytes of those objects", object_bytes),
+        ("p2p_storage_max_bytes", "Most bytes that the store takes", storage_max),
+        ("p2p_up_seconds", "Seconds since the node started", up_seconds),
+    ]
 }

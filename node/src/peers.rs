@@ -25,6 +25,10 @@ pub(crate) const DIAL_PAUSE_MIN: Duration = Duration::from_millis(500);
 /// Longest such pause.
 pub(crate) const DIAL_PAUSE_MAX: Duration = Duration::from_secs(60);
 
+/// Longest such pause after a handshake was refused: somebody is there, and another answer comes only when one of the two
+/// is given another key.
+pub(crate) const REFUSED_PAUSE_MAX: Duration = Duration::from_secs(15 * 60);
+
 /// A peer that was never met is forgotten after so many failures.
 const UNMET_FAILURES_MAX: u32 = 6;
 
@@ -35,6 +39,19 @@ pub(crate) enum Target {
     Peer(PeerId, Vec<Multiaddr>),
     /// Whoever is at an address.
     Address(Multiaddr),
+}
+
+/// What a bound has cost, since the last time it was asked for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Dropped {
+    /// Members that were forgotten, or not remembered, because there are [`KNOWN_MAX`].
+    pub(crate) members: u64,
+    /// Peers that were never met, forgotten after [`UNMET_FAILURES_MAX`] failures.
+    pub(crate) strangers: u64,
+    /// Addresses beyond [`ADDRESSES_PER_PEER_MAX`].
+    pub(crate) addresses: u64,
+    /// Addresses of the owner's beyond [`BARE_ADDRESSES_MAX`].
+    pub(crate) named: u64,
 }
 
 /// How an attempt ended.
@@ -56,6 +73,7 @@ pub(crate) struct Peers {
     bare: BTreeMap<Multiaddr, Attempts>,
     ever_met: bool,
     changed: bool,
+    dropped: Dropped,
 }
 
 #[derive(Debug, Default)]
@@ -82,7 +100,11 @@ impl Attempts {
     }
 
     fn failed(&mut self, outcome: DialOutcome, now: Instant) {
-        let pause = DIAL_PAUSE_MIN.saturating_mul(1 << self.failures.min(10)).min(DIAL_PAUSE_MAX);
+        let longest = match outcome {
+            DialOutcome::Refused => REFUSED_PAUSE_MAX,
+            DialOutcome::NoAnswer | DialOutcome::OtherPeer => DIAL_PAUSE_MAX,
+        };
+        let pause = DIAL_PAUSE_MIN.saturating_mul(1 << self.failures.min(11)).min(longest);
         self.failures += 1;
         self.next = Some(now + pause);
         self.dialing = false;
@@ -109,8 +131,14 @@ struct KnownFile {
 impl Peers {
     /// The members that a home remembers.
     pub(crate) fn new(me: PeerId, file: PeersFile) -> Self {
-        let mut peers =
-            Self { me, known: BTreeMap::new(), bare: BTreeMap::new(), ever_met: file.ever_met, changed: false };
+        let mut peers = Self {
+            me,
+            known: BTreeMap::new(),
+            bare: BTreeMap::new(),
+            ever_met: file.ever_met,
+            changed: false,
+            dropped: Dropped::default(),
+        };
         for (peer, KnownFile { addresses, met }) in file.peers {
             let Ok(peer) = peer.parse() else { continue };
             // Each is put in front of the others.
@@ -135,6 +163,11 @@ impl Peers {
             .map(|(peer, known)| (peer.to_string(), KnownFile { addresses: known.addresses.clone(), met: known.met }));
         let addresses = self.bare.keys().cloned().collect();
         Some(PeersFile { ever_met: self.ever_met, peers: peers.collect(), addresses })
+    }
+
+    /// What bounds have cost since the last call.
+    pub(crate) fn take_dropped(&mut self) -> Dropped {
+        std::mem::take(&mut self.dropped)
     }
 
     /// Whether another member was ever met by this home.
@@ -169,11 +202,11 @@ impl Peers {
                     self.changed |= !std::mem::replace(&mut known.named, true);
                 }
             }
+            (address, None) if self.bare.contains_key(&address) => {}
+            (_, None) if self.bare.len() >= BARE_ADDRESSES_MAX => self.dropped.named += 1,
             (address, None) => {
-                if self.bare.len() < BARE_ADDRESSES_MAX && !self.bare.contains_key(&address) {
-                    self.bare.insert(address, Attempts::default());
-                    self.changed = true;
-                }
+                self.bare.insert(address, Attempts::default());
+                self.changed = true;
             }
         }
     }
@@ -192,6 +225,7 @@ impl Peers {
             if !known.addresses.contains(&address) {
                 // The first is where it was reached last; that one is not pushed out by what it says.
                 known.addresses.insert(known.addresses.len().min(1), address);
+                self.dropped.addresses += known.addresses.len().saturating_sub(ADDRESSES_PER_PEER_MAX) as u64;
                 known.addresses.truncate(ADDRESSES_PER_PEER_MAX);
                 self.changed = true;
             }
@@ -203,6 +237,7 @@ impl Peers {
         if self.known.len() < KNOWN_MAX {
             return true;
         }
+        self.dropped.members += 1;
         let away = self.known.iter().filter(|(_, known)| known.connections == 0 && !known.named);
         let longest = away.max_by_key(|(_, known)| (!known.met, known.attempts.failures)).map(|(peer, _)| *peer);
         longest.is_some_and(|peer| self.known.remove(&peer).is_some())
@@ -264,6 +299,7 @@ impl Peers {
         if forget {
             self.known.remove(peer);
             self.changed = true;
+            self.dropped.strangers += 1;
         }
         forget
     }
@@ -341,24 +377,36 @@ mod tests {
         Peers::new(peer(0), PeersFile::default())
     }
 
-    #[test]
-    fn who_is_known_is_dialed_once_at_a_time_and_ever_more_rarely() {
+    /// The pauses before the attempts that follow on failures.
+    fn pauses(outcome: DialOutcome, attempts: u32) -> Vec<Duration> {
         let mut peers = peers();
         let mut now = Instant::now();
         peers.want(address(1).with(Protocol::P2p(peer(1))));
         let mut pauses = Vec::new();
-        for _ in 0..10 {
+        for _ in 0..attempts {
             assert_eq!(peers.due(now, 8), [Target::Peer(peer(1), vec![address(1)])]);
             assert!(peers.due(now, 8).is_empty(), "it is being dialed");
-            peers.dial_failed(&peer(1), DialOutcome::NoAnswer, now);
+            peers.dial_failed(&peer(1), outcome, now);
             let started = now;
-            while peers.due(now, 0).is_empty() && !peers.known[&peer(1)].attempts.is_due(now) {
+            while !peers.known[&peer(1)].attempts.is_due(now) {
                 now += Duration::from_millis(100);
             }
             pauses.push(now - started);
         }
-        assert_eq!(pauses[0], DIAL_PAUSE_MIN);
-        assert_eq!(pauses[9], DIAL_PAUSE_MAX);
+        pauses
+    }
+
+    #[test]
+    fn who_is_known_is_dialed_once_at_a_time_and_ever_more_rarely() {
+        let pauses = pauses(DialOutcome::NoAnswer, 10);
+        assert_eq!((pauses[0], pauses[9]), (DIAL_PAUSE_MIN, DIAL_PAUSE_MAX));
+    }
+
+    #[test]
+    fn who_refuses_is_left_in_peace_for_longer_and_never_given_up() {
+        let pauses = pauses(DialOutcome::Refused, 14);
+        assert!(pauses.is_sorted());
+        assert_eq!((pauses[0], pauses[11], pauses[13]), (DIAL_PAUSE_MIN, REFUSED_PAUSE_MAX, REFUSED_PAUSE_MAX));
     }
 
     #[test]
@@ -396,6 +444,7 @@ mod tests {
         }
         assert!(peers.known.contains_key(&peer(1)));
         assert!(!peers.known.contains_key(&peer(2)));
+        assert_eq!(peers.take_dropped().strangers, 1);
     }
 
     #[test]
@@ -449,12 +498,18 @@ mod tests {
         }
         assert_eq!(peers.known[&peer(1)].addresses.len(), ADDRESSES_PER_PEER_MAX);
         assert_eq!(peers.bare.len(), BARE_ADDRESSES_MAX);
+        let Dropped { addresses, named, .. } = peers.take_dropped();
+        assert_eq!((addresses, named), (256 - ADDRESSES_PER_PEER_MAX as u64, 256 - BARE_ADDRESSES_MAX as u64));
         for _ in 0..2 * KNOWN_MAX {
             let passing = PeerId::random();
             peers.connected(passing, None);
             peers.disconnected(&passing);
         }
         assert_eq!(peers.known.len(), KNOWN_MAX);
+        let members = peers.take_dropped().members;
+        // One more than there is room for was there before, and each of the rest pushes out another.
+        assert_eq!(members, KNOWN_MAX as u64 + 1);
+        assert_eq!(peers.take_dropped(), Dropped::default(), "counted once");
     }
 
     #[test]

@@ -5,14 +5,16 @@
 
 pub(crate) mod cable;
 mod closing;
+mod counters;
 mod outcome;
 mod pace;
 pub(crate) mod setup;
+mod strangers;
 
 use std::collections::{BTreeSet, HashMap};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use futures::StreamExt;
@@ -20,12 +22,12 @@ use libp2p::core::ConnectedPoint;
 use libp2p::identity::Keypair;
 use libp2p::multiaddr::Protocol;
 use libp2p::swarm::dial_opts::{DialOpts, PeerCondition};
-use libp2p::swarm::{ConnectionId, DialError, SwarmEvent};
+use libp2p::swarm::{ConnectionId, DialError, ListenError, SwarmEvent};
 use libp2p::{Multiaddr, PeerId, StreamProtocol, Swarm, identify};
 use p2p_dht::kademlia::{FoundPeer, Lookups};
 use p2p_dht::message::PROTOCOL;
 use p2p_gossip::wire::Streams;
-use p2p_gossip::wire::streams::{Control, Inbound};
+use p2p_gossip::wire::streams::{Control, Inbound, StreamCounters};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::admission::Admission;
@@ -34,8 +36,11 @@ use crate::files::{self, Access};
 use crate::peers::{self, DialOutcome, Peers, Target, is_loopback, is_useful};
 
 use cable::Cables;
+use counters::count;
 use outcome::dial_outcome;
 use setup::{Behaviour, BehaviourEvent};
+
+pub(crate) use counters::NetCounters;
 
 /// Dials that are begun at once.
 const DIALS_AT_ONCE: usize = 16;
@@ -83,15 +88,6 @@ pub(crate) struct NetView {
     pub(crate) addresses: Vec<Multiaddr>,
 }
 
-/// What was refused on the way to a connection.
-#[derive(Debug, Default)]
-pub(crate) struct NetCounters {
-    /// Inbound connections whose handshake failed.
-    pub(crate) handshakes_failed: AtomicU64,
-    /// Connections beyond a limit.
-    pub(crate) connections_denied: AtomicU64,
-}
-
 /// What a swarm needs to start.
 pub(crate) struct NetConfig {
     pub(crate) keypair: Keypair,
@@ -109,7 +105,7 @@ pub(crate) struct Net {
     pub(crate) commands: mpsc::Sender<Command>,
     pub(crate) view: watch::Receiver<NetView>,
     pub(crate) counters: Arc<NetCounters>,
-    pub(crate) inbound_dropped: Arc<AtomicU64>,
+    pub(crate) stream_counters: Arc<StreamCounters>,
     pub(crate) control: Control,
     pub(crate) inbound: Inbound,
     pub(crate) task: tokio::task::JoinHandle<()>,
@@ -125,15 +121,15 @@ pub(crate) async fn start(
 ) -> Result<Net, StartError> {
     let NetConfig { keypair, admission, listen, advertise, peers, peers_file, cables } = config;
     let (objects, control, inbound) = Streams::new(StreamProtocol::new(PROTOCOL));
-    let inbound_dropped = objects.inbound_dropped();
-    let mut swarm = setup::build(keypair, admission, cables, objects);
+    let stream_counters = objects.counters();
+    let counters = Arc::new(NetCounters::default());
+    let mut swarm = setup::build(keypair, admission, cables, objects, &counters);
     for address in &advertise {
         swarm.add_external_address(address.clone());
     }
     setup::listen_on_all(&mut swarm, &listen).await?;
     let (commands, receiver) = mpsc::channel(COMMANDS_MAX);
     let (view_sender, view) = watch::channel(NetView::default());
-    let counters = Arc::new(NetCounters::default());
     let mut task = SwarmTask {
         swarm,
         peers,
@@ -152,7 +148,7 @@ pub(crate) async fn start(
     };
     task.publish();
     let task = tokio::spawn(task.run(receiver));
-    Ok(Net { commands, view, counters, inbound_dropped, control, inbound, task })
+    Ok(Net { commands, view, counters, stream_counters, control, inbound, task })
 }
 
 struct SwarmTask {
@@ -207,7 +203,7 @@ impl SwarmTask {
     fn on_command(&mut self, command: Command) {
         match command {
             Command::Lookup(key, reply) => {
-                self.lookups.start(&mut self.swarm.behaviour_mut().kademlia, key, reply);
+                self.look_up(key, reply);
             }
             Command::Dial(address, reply) => self.dial_address(address, Some(reply)),
             Command::Want(addresses, done) => {
@@ -244,7 +240,11 @@ impl SwarmTask {
                 self.on_dial_failed(connection_id, peer_id, &error);
             }
             SwarmEvent::IncomingConnectionError { error, send_back_addr, .. } => match error {
-                libp2p::swarm::ListenError::Denied { .. } => count(&self.counters.connections_denied),
+                ListenError::Denied { cause } if cause.downcast_ref::<strangers::TooMany>().is_some() => {
+                    count(&self.counters.handshakes_refused);
+                    tracing::debug!(from = %send_back_addr, "refused a connection: too many of this host");
+                }
+                ListenError::Denied { .. } => count(&self.counters.connections_denied),
                 error => {
                     count(&self.counters.handshakes_failed);
                     tracing::debug!(from = %send_back_addr, %error, "refused a connection");
@@ -269,16 +269,20 @@ impl SwarmTask {
             BehaviourEvent::Ping(event) => {
                 libp2p::metrics::Recorder::record(&self.metrics, &event);
                 if let Err(error) = event.result {
+                    count(&self.counters.connections_silent);
                     tracing::debug!(peer = %event.peer, %error, "a connection does not answer");
                     self.swarm.close_connection(event.connection);
                 }
             }
             BehaviourEvent::Kademlia(event) => {
                 libp2p::metrics::Recorder::record(&self.metrics, &event);
-                self.lookups.on_event(event);
+                if self.lookups.on_event(event) {
+                    count(&self.counters.lookups_timed_out);
+                }
             }
             // Limits have no events, and streams go their own way.
             BehaviourEvent::Limits(never) => match never {},
+            BehaviourEvent::Strangers(never) => match never {},
             BehaviourEvent::Objects(()) => {}
         }
     }
@@ -305,8 +309,10 @@ impl SwarmTask {
 
     fn on_dial_failed(&mut self, connection: ConnectionId, peer: Option<PeerId>, error: &DialError) {
         let Dial { address, reply } = self.dials.remove(&connection).unwrap_or(Dial { address: None, reply: None });
-        if matches!(error, DialError::DialPeerConditionFalse(_)) {
-            return;
+        match error {
+            DialError::DialPeerConditionFalse(_) => return,
+            DialError::Denied { .. } => count(&self.counters.connections_denied),
+            _ => {}
         }
         let outcome = dial_outcome(error);
         tracing::debug!(?peer, ?outcome, %error, "cannot reach a member");
@@ -331,13 +337,11 @@ impl SwarmTask {
     fn on_identified(&mut self, peer: PeerId, _connection: ConnectionId, info: &identify::Info) {
         // What we see of it tells whether it is on this machine.
         let local = is_loopback(&info.observed_addr);
-        let useful: Vec<Multiaddr> = info
-            .listen_addrs
-            .iter()
-            .filter(|address| is_useful(address, local))
-            .take(peers::ADDRESSES_PER_PEER_MAX)
-            .cloned()
-            .collect();
+        let mut useful: Vec<Multiaddr> =
+            info.listen_addrs.iter().filter(|address| is_useful(address, local)).cloned().collect();
+        let beyond = useful.len().saturating_sub(peers::ADDRESSES_PER_PEER_MAX);
+        self.counters.addresses_dropped.fetch_add(beyond as u64, Ordering::Relaxed);
+        useful.truncate(peers::ADDRESSES_PER_PEER_MAX);
         for address in &useful {
             self.swarm.behaviour_mut().kademlia.add_address(&peer, address.clone());
         }
@@ -349,6 +353,7 @@ impl SwarmTask {
         self.dial_due();
         self.discover();
         self.take_found();
+        self.counters.add(self.peers.take_dropped());
         self.save();
     }
 
@@ -403,8 +408,14 @@ impl SwarmTask {
             rand::random::<[u8; 32]>().to_vec()
         };
         let (reply, answer) = oneshot::channel();
-        self.lookups.start(&mut self.swarm.behaviour_mut().kademlia, key, reply);
+        self.look_up(key, reply);
         self.found.push(answer);
+    }
+
+    fn look_up(&mut self, key: Vec<u8>, reply: oneshot::Sender<Vec<FoundPeer>>) {
+        if !self.lookups.start(&mut self.swarm.behaviour_mut().kademlia, key, reply) {
+            count(&self.counters.lookups_refused);
+        }
     }
 
     fn take_found(&mut self) {
@@ -454,8 +465,4 @@ impl SwarmTask {
             }
         }));
     }
-}
-
-fn count(counter: &AtomicU64) {
-    counter.fetch_add(1, Ordering::Relaxed);
 }

@@ -10,6 +10,7 @@ use libp2p::PeerId;
 
 use super::{Content, ContentError, GetOptions, Locator};
 use crate::exchange::client::Lane;
+use crate::exchange::count;
 use crate::get::{GetError, Range};
 use crate::hold;
 use crate::message::{REFS_MAX, Reply, Request};
@@ -126,7 +127,11 @@ impl<S: ObjectStore, L: Locator> Content<S, L> {
                 let asked = self.client.ask(peer, Lane::Ask, Request::Count(root, some));
                 match tokio::time::timeout(ANSWER_TIME_MAX, asked).await {
                     Ok(Ok(Reply::Flags(flags))) => flags,
-                    _ => return None,
+                    Ok(_) => return None,
+                    Err(_elapsed) => {
+                        count(&self.counters.requests_silent);
+                        return None;
+                    }
                 }
             };
             if flags.len() != asked_about || flags.contains(&false) {

@@ -19,6 +19,7 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 use super::spread::{Event, Names};
 use super::{Content, ContentError, Locator};
 use crate::blocking;
+use crate::exchange::count;
 use crate::hold::{self, Stored};
 use crate::object::{Built, Group, Object, TreeBuilder, group_leaves};
 use crate::put::{PutConfig, Report};
@@ -77,6 +78,9 @@ impl<S: ObjectStore, L: Locator> Content<S, L> {
         unfinished.names = None;
         place.send(Event::Complete(root));
         let report = reported.await.map_err(|_gone| ContentError::Stopping)?;
+        if !report.enough {
+            count(&self.counters.puts_partial);
+        }
         Ok(Uploaded { root, len, report })
     }
 
@@ -217,7 +221,10 @@ impl<S: ObjectStore, L: Locator> Content<S, L> {
         let len = object.payload().len();
         match self.store.write(len, move |tx| hold::store(tx, &object, Some(staging))).await {
             Ok(Stored::Stored) => Ok(()),
-            Ok(Stored::Full) | Err(StoreError::DiskFull) => Err(ContentError::Full),
+            Ok(Stored::Full) | Err(StoreError::DiskFull) => {
+                count(&self.counters.puts_full);
+                Err(ContentError::Full)
+            }
             Err(error) => Err(error.into()),
         }
     }

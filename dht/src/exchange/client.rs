@@ -12,7 +12,7 @@ use p2p_gossip::wire::link::{Receiver, Sender};
 use p2p_gossip::wire::{Control, Link, OpenError};
 use tokio::sync::oneshot;
 
-use super::{Counters, CurrentCluster, count, link_config};
+use super::{Counters, CurrentCluster, add, count, link_config};
 use crate::message::{Reply, Request};
 
 /// Peers to which links are kept, least recently used closed first.
@@ -28,7 +28,7 @@ pub const ANSWER_SILENT_MAX: Duration = Duration::from_secs(8);
 /// rate at which frames may come.
 pub const ANSWER_TIME_MAX: Duration = Duration::from_secs(20 * 60);
 
-/// How long a failure to open a link answers further requests.
+/// How long a failure to open a link answers further requests. Not counted: the failure is.
 const FAILURE_TIME: Duration = Duration::from_secs(1);
 
 /// Which of a peer's two links a request takes.
@@ -121,7 +121,10 @@ impl Client {
     /// Closes links that were idle for too long.
     pub fn close_idle(&self) {
         let now = Instant::now();
-        lock(&self.slots).retain(|_, slot| now.duration_since(slot.last_used) < LINK_IDLE_MAX);
+        let mut slots = lock(&self.slots);
+        let before = slots.len();
+        slots.retain(|_, slot| now.duration_since(slot.last_used) < LINK_IDLE_MAX);
+        add(&self.counters.links_idle, (before - slots.len()) as u64);
     }
 
     /// Closes all links to a peer; the next request opens new ones.
@@ -187,6 +190,7 @@ impl Client {
         if slots.len() > 2 * PEERS_MAX {
             let oldest = slots.iter().min_by_key(|(_, slot)| slot.last_used).map(|(key, _)| *key);
             oldest.and_then(|key| slots.remove(&key));
+            count(&self.counters.links_evicted);
         }
         slot
     }
@@ -286,6 +290,7 @@ async fn receive(peer: PeerId, mut receiver: Receiver, waiting: Waiting, counter
     if receiver.reason().is_some() {
         count(&counters.links_broken);
     }
+    add(&counters.frames_skipped, receiver.skipped());
     drop(receiver);
     lock(&waiting).take();
 }

@@ -132,6 +132,7 @@ impl<S: ObjectStore> Server<S> {
             count(&self.counters.links_broken);
             tracing::debug!(%peer, %reason, "link ended");
         }
+        add(&self.counters.frames_skipped, receiver.skipped());
         sender.abort();
     }
 

@@ -213,6 +213,11 @@ impl Receiver {
         self.queue.recv().await
     }
 
+    /// Frames of unknown, ignorable types that were thrown away so far.
+    pub fn skipped(&self) -> u64 {
+        self.shared.skipped.load(Ordering::Relaxed)
+    }
+
     /// Why the link ended, once it has; None for a clean end and while it lives.
     pub fn reason(&self) -> Option<&LinkError> {
         self.shared.reason.get()
@@ -237,6 +242,7 @@ struct Shared {
     /// Bytes we may still send.
     credit: Semaphore,
     moved: AtomicU64,
+    skipped: AtomicU64,
     ended: Ended,
     reason: OnceLock<LinkError>,
 }
@@ -250,6 +256,7 @@ impl Shared {
             owed_enough: Notify::new(),
             credit: Semaphore::new(credit as usize),
             moved: AtomicU64::new(0),
+            skipped: AtomicU64::new(0),
             ended: Ended::default(),
             reason: OnceLock::new(),
         }
@@ -407,6 +414,7 @@ where
     })
     .await?;
     if header.skipped {
+        shared.skipped.fetch_add(1, Ordering::Relaxed);
         tracing::debug!(kind = header.kind, "skipped a frame of an unknown type");
         return Ok(());
     }

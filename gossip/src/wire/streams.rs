@@ -56,6 +56,17 @@ pub enum OpenError {
     Stopped,
 }
 
+/// What was refused or given up.
+#[derive(Debug, Default)]
+pub struct StreamCounters {
+    /// Inbound streams that nobody took in time.
+    pub inbound_dropped: AtomicU64,
+    /// Callers turned away because too many wait for the same peer.
+    pub opens_refused: AtomicU64,
+    /// Streams that did not come within [`OPEN_TIME_MAX`].
+    pub opens_timed_out: AtomicU64,
+}
+
 type Reply = oneshot::Sender<Result<Stream, OpenError>>;
 
 #[derive(Debug)]
@@ -68,6 +79,7 @@ struct Open {
 #[derive(Clone, Debug)]
 pub struct Control {
     commands: mpsc::Sender<Open>,
+    counters: Arc<StreamCounters>,
 }
 
 impl Control {
@@ -81,7 +93,11 @@ impl Control {
             self.commands.send(Open { peer, reply }).await.map_err(|_gone| OpenError::Stopped)?;
             answer.await.unwrap_or(Err(OpenError::Stopped))
         };
-        tokio::time::timeout(OPEN_TIME_MAX, open).await.unwrap_or(Err(OpenError::TimedOut))
+        let opened = tokio::time::timeout(OPEN_TIME_MAX, open).await.unwrap_or(Err(OpenError::TimedOut));
+        if matches!(opened, Err(OpenError::TimedOut)) {
+            count(&self.counters.opens_timed_out);
+        }
+        opened
     }
 }
 
@@ -93,7 +109,7 @@ pub struct Streams {
     protocol: StreamProtocol,
     commands: mpsc::Receiver<Open>,
     inbound: mpsc::Sender<(PeerId, Stream)>,
-    inbound_dropped: Arc<AtomicU64>,
+    counters: Arc<StreamCounters>,
     connections: BTreeMap<PeerId, Vec<ConnectionId>>,
     waiting: BTreeMap<PeerId, Vec<Reply>>,
     events: VecDeque<ToSwarm<(), Reply>>,
@@ -104,21 +120,23 @@ impl Streams {
     pub fn new(protocol: StreamProtocol) -> (Self, Control, Inbound) {
         let (sender, commands) = mpsc::channel(COMMANDS_MAX);
         let (inbound, accepted) = mpsc::channel(INBOUND_QUEUE_LEN);
+        let counters = Arc::<StreamCounters>::default();
+        let control = Control { commands: sender, counters: counters.clone() };
         let behaviour = Self {
             protocol,
             commands,
             inbound,
-            inbound_dropped: Arc::default(),
+            counters,
             connections: BTreeMap::new(),
             waiting: BTreeMap::new(),
             events: VecDeque::new(),
         };
-        (behaviour, Control { commands: sender }, accepted)
+        (behaviour, control, accepted)
     }
 
-    /// How many inbound streams were dropped because nobody took them in time.
-    pub fn inbound_dropped(&self) -> Arc<AtomicU64> {
-        self.inbound_dropped.clone()
+    /// What was refused or given up so far.
+    pub fn counters(&self) -> Arc<StreamCounters> {
+        self.counters.clone()
     }
 
     fn on_command(&mut self, Open { peer, reply }: Open) {
@@ -131,6 +149,7 @@ impl Streams {
         // Callers that gave up make room.
         waiting.retain(|reply| !reply.is_closed());
         if waiting.len() >= WAITING_PER_PEER_MAX {
+            count(&self.counters.opens_refused);
             let _ = reply.send(Err(OpenError::Busy));
             return;
         }
@@ -210,7 +229,7 @@ impl NetworkBehaviour for Streams {
 
     fn on_connection_handler_event(&mut self, peer: PeerId, _: ConnectionId, event: THandlerOutEvent<Self>) {
         if self.inbound.try_send((peer, event)).is_err() {
-            self.inbound_dropped.fetch_add(1, Ordering::Relaxed);
+            count(&self.counters.inbound_dropped);
             tracing::debug!(%peer, "dropped an inbound stream: too many wait");
         }
     }
@@ -226,6 +245,10 @@ impl NetworkBehaviour for Streams {
             }
         }
     }
+}
+
+fn count(counter: &AtomicU64) {
+    counter.fetch_add(1, Ordering::Relaxed);
 }
 
 /// One connection's part: asks for outbound substreams, passes inbound ones up.

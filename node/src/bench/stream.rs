@@ -130,7 +130,7 @@ fn swarm(ticket: &Ticket) -> Result<(Swarm<Behaviour>, Control, Inbound), Proble
     let admission = Admission::new(keypair.clone(), std::slice::from_ref(&ticket.key));
     let admission = admission.map_err(failed("an identity cannot be used"))?;
     let (streams, control, inbound) = Streams::new(StreamProtocol::new(PROTOCOL));
-    Ok((setup::build(keypair, admission, None, streams), control, inbound))
+    Ok((setup::build(keypair, admission, None, streams, &std::sync::Arc::default()), control, inbound))
 }
 
 async fn drive(mut swarm: Swarm<Behaviour>) {

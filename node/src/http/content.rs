@@ -1,5 +1,6 @@
 //! Routes of content.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Json;
@@ -15,9 +16,9 @@ use p2p_dht::content::Download;
 use p2p_dht::tree::{NotAnAddress, RootId};
 use serde::Deserialize;
 
-use super::Refusal;
 use super::admin::{Limit, malformed};
-use crate::error::GetFailure;
+use super::{ApiCounters, Refusal};
+use crate::error::{GetFailure, content_problem};
 use crate::handle::{GetRequest, Handle, PutRequest};
 
 #[derive(Debug, Default, Deserialize)]
@@ -50,6 +51,7 @@ pub(super) async fn put(
 
 pub(super) async fn get(
     State(handle): State<Handle>,
+    State(counters): State<Arc<ApiCounters>>,
     Path(address): Path<String>,
     query: Result<Query<GetQuery>, QueryRejection>,
     headers: HeaderMap,
@@ -59,14 +61,17 @@ pub(super) async fn get(
     let range = requested_range(&headers)?;
     let request = GetRequest { range, cache: cache.unwrap_or(true), stall: timeout_ms.map(Duration::from_millis) };
     match handle.get(root, request).await {
-        Ok(download) => Ok(send(&address, range, download)),
+        Ok(download) => Ok(send(&address, range, download, counters)),
         Err(GetFailure::OutOfRange(len)) => Ok(out_of_range(len)),
-        Err(failure) => Err(failure.problem().into()),
+        Err(GetFailure::Problem(problem)) => {
+            counters.get_failed(problem.code);
+            Err(problem.into())
+        }
     }
 }
 
 /// Answers with the bytes of a download as they come.
-fn send(address: &str, range: Option<ByteRange>, download: Download) -> Response {
+fn send(address: &str, range: Option<ByteRange>, download: Download, counters: Arc<ApiCounters>) -> Response {
     let file_len = download.file_len;
     // Nothing is no range of anything: an empty file is sent whole.
     let part = range.and_then(|range| range.within(file_len));
@@ -80,14 +85,15 @@ fn send(address: &str, range: Option<ByteRange>, download: Download) -> Response
         let range = format!("bytes {start}-{}/{file_len}", end - 1);
         response = response.status(StatusCode::PARTIAL_CONTENT).header(header::CONTENT_RANGE, range);
     }
-    let bytes = futures::stream::unfold(download, |mut download| async move {
+    let bytes = futures::stream::unfold((download, counters), |(mut download, counters)| async move {
         let next = download.next().await?;
         let next = next.map_err(|error| {
+            counters.get_failed(content_problem(&error).code);
             // The length was promised: breaking off is all that can be said now. Asking again for the rest says why.
             tracing::warn!(%error, "content broke off");
             std::io::Error::other(error)
         });
-        Some((next, download))
+        Some((next, (download, counters)))
     });
     response.body(Body::from_stream(bytes)).expect("the headers are plain text")
 }

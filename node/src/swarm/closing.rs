@@ -5,11 +5,14 @@
 //! the system keeps trying.
 
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use libp2p::core::muxing::{StreamMuxer, StreamMuxerEvent};
 use tokio::time::Sleep;
+
+use super::counters::{NetCounters, count};
 
 /// Longest orderly end of a connection; then it is dropped.
 const CLOSE_TIME_MAX: Duration = Duration::from_secs(1);
@@ -18,11 +21,12 @@ const CLOSE_TIME_MAX: Duration = Duration::from_secs(1);
 pub(super) struct Closing<M> {
     muxer: M,
     limit: Option<Pin<Box<Sleep>>>,
+    counters: Arc<NetCounters>,
 }
 
 impl<M> Closing<M> {
-    pub(super) fn new(muxer: M) -> Self {
-        Self { muxer, limit: None }
+    pub(super) fn new(muxer: M, counters: Arc<NetCounters>) -> Self {
+        Self { muxer, limit: None, counters }
     }
 }
 
@@ -43,7 +47,9 @@ impl<M: StreamMuxer + Unpin> StreamMuxer for Closing<M> {
             return Poll::Ready(closed);
         }
         let limit = self.limit.get_or_insert_with(|| Box::pin(tokio::time::sleep(CLOSE_TIME_MAX)));
-        limit.as_mut().poll(cx).map(Ok)
+        ready!(limit.as_mut().poll(cx));
+        count(&self.counters.connections_cut_short);
+        Poll::Ready(Ok(()))
     }
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<StreamMuxerEvent, M::Error>> {

@@ -21,7 +21,9 @@ use crate::admission::Admission;
 use crate::error::StartError;
 use crate::swarm::cable::{Cabled, Cables};
 use crate::swarm::closing::Closing;
+use crate::swarm::counters::NetCounters;
 use crate::swarm::outcome::Unreachable;
+use crate::swarm::strangers::Strangers;
 
 /// Connections, over all peers.
 pub(crate) const CONNECTIONS_MAX: u32 = 1024;
@@ -32,13 +34,16 @@ pub(crate) const CONNECTIONS_PER_PEER_MAX: u32 = 4;
 /// Connections whose handshake is under way.
 pub(crate) const HANDSHAKES_MAX: u32 = 128;
 
-/// Longest handshake.
+/// Longest handshake, as far as this node began it, with the time it takes to connect.
 const HANDSHAKE_TIME_MAX: Duration = Duration::from_secs(10);
 
-/// Substreams of one connection.
+/// Longest handshake of somebody who has connected to us: some round trips, on any line that is of use.
+const INBOUND_HANDSHAKE_TIME_MAX: Duration = Duration::from_secs(5);
+
+/// Substreams of one connection. Who opens more loses the connection, which libp2p counts.
 const STREAMS_PER_CONNECTION_MAX: usize = 64;
 
-/// Connections to members stay; this only ends those that nobody wants any more.
+/// Connections to members stay; this only ends those that nobody wants any more, which libp2p counts.
 const IDLE_TIME_MAX: Duration = Duration::from_secs(24 * 3600);
 
 /// How often a connection is probed, and how long an answer may take.
@@ -47,6 +52,7 @@ const PING_PERIOD: Duration = Duration::from_secs(10);
 #[derive(NetworkBehaviour)]
 pub(crate) struct Behaviour {
     pub(super) limits: connection_limits::Behaviour,
+    pub(super) strangers: Strangers,
     pub(super) identify: identify::Behaviour,
     pub(super) ping: ping::Behaviour,
     pub(super) kademlia: Kademlia,
@@ -59,12 +65,13 @@ pub(crate) fn build(
     admission: Admission,
     cables: Option<Arc<Cables>>,
     objects: Streams,
+    counters: &Arc<NetCounters>,
 ) -> Swarm<Behaviour> {
     let me = keypair.public().to_peer_id();
     let tcp = tcp::tokio::Transport::new(tcp::Config::default()).map_err(Unreachable).upgrade(Version::V1);
     let transport = match cables {
-        Some(cables) => multiplexed(tcp.authenticate(Cabled { admission, cables })),
-        None => multiplexed(tcp.authenticate(admission)),
+        Some(cables) => multiplexed(tcp.authenticate(Cabled { admission, cables }), counters),
+        None => multiplexed(tcp.authenticate(admission), counters),
     };
     let limits = connection_limits::ConnectionLimits::default()
         .with_max_established(Some(CONNECTIONS_MAX))
@@ -77,6 +84,7 @@ pub(crate) fn build(
         .with_push_listen_addr_updates(true);
     let behaviour = Behaviour {
         limits: connection_limits::Behaviour::new(limits),
+        strangers: Strangers::default(),
         identify: identify::Behaviour::new(identify),
         ping: ping::Behaviour::new(ping::Config::new().with_interval(PING_PERIOD).with_timeout(PING_PERIOD)),
         kademlia: kademlia::new(me),
@@ -89,7 +97,7 @@ pub(crate) fn build(
 }
 
 /// Puts streams on connections that have passed the handshake.
-fn multiplexed<T, C>(authenticated: Authenticated<T>) -> Boxed<(PeerId, StreamMuxerBox)>
+fn multiplexed<T, C>(authenticated: Authenticated<T>, counters: &Arc<NetCounters>) -> Boxed<(PeerId, StreamMuxerBox)>
 where
     T: Transport<Output = (PeerId, C)> + Send + Unpin + 'static,
     T::Error: Send + Sync + 'static,
@@ -97,12 +105,14 @@ where
     T::ListenerUpgrade: Send + 'static,
     C: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
+    let counters = counters.clone();
     let mut muxer = yamux::Config::default();
     muxer.set_max_num_streams(STREAMS_PER_CONNECTION_MAX);
     authenticated
         .multiplex(muxer)
-        .timeout(HANDSHAKE_TIME_MAX)
-        .map(|(peer, muxer), _| (peer, StreamMuxerBox::new(Closing::new(muxer))))
+        .outbound_timeout(HANDSHAKE_TIME_MAX)
+        .inbound_timeout(INBOUND_HANDSHAKE_TIME_MAX)
+        .map(|(peer, muxer), _| (peer, StreamMuxerBox::new(Closing::new(muxer, counters))))
         .boxed()
 }
 

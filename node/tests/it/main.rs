@@ -2,6 +2,7 @@
 
 mod faults;
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::Duration;
 
@@ -98,6 +99,62 @@ async fn health_and_metrics_are_plain_to_read() {
     ] {
         assert!(metrics.contains(line), "{line} is missing in {metrics}");
     }
+    node.stop().await;
+}
+
+/// The names of the node's own metrics, as a monitor sees them.
+fn own_metrics(metrics: &str) -> BTreeSet<&str> {
+    metrics.lines().filter(|line| line.starts_with("p2p_")).filter_map(|line| line.split([' ', '{']).next()).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_metric_is_exported_and_explained_and_nothing_else_is() {
+    let home = home();
+    let node = Node::start(config(home.path())).await.expect("it starts");
+    let metrics = raw(&node, "GET /metrics", None).await;
+    let rows = include_str!("../../../docs/operating.md").lines().filter_map(|line| line.strip_prefix("| `p2p_"));
+    let explained: BTreeSet<String> =
+        rows.map(|row| format!("p2p_{}", row.split('`').next().unwrap_or_default())).collect();
+    let exported: BTreeSet<String> = own_metrics(&metrics).into_iter().map(str::to_owned).collect();
+    assert_eq!(exported, explained);
+    assert!(metrics.contains("# TYPE p2p_puts_full counter") && metrics.contains("# TYPE p2p_objects gauge"));
+    node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn strangers_that_say_nothing_are_few_at_a_time_and_soon_gone() {
+    let (mine, theirs) = (home(), home());
+    let node = Node::start(config(mine.path())).await.expect("it starts");
+    let port = node.handle().addresses()[0].iter().find_map(|part| match part {
+        libp2p::multiaddr::Protocol::Tcp(port) => Some(port),
+        _ => None,
+    });
+    let mut strangers = Vec::new();
+    for _ in 0..40 {
+        strangers.push(tokio::net::TcpStream::connect(("127.0.0.1", port.expect("a port"))).await.expect("it listens"));
+    }
+    let mut ended = 0;
+    for mut stranger in strangers {
+        // The listener's half of a negotiation, and then the end.
+        let _ =
+            tokio::time::timeout(Duration::from_secs(20), stranger.read_to_end(&mut Vec::new())).await.expect("soon");
+        ended += 1;
+    }
+    assert_eq!(ended, 40);
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(20);
+    loop {
+        let metrics = raw(&node, "GET /metrics", None).await;
+        if metrics.contains("p2p_handshakes_refused_total 8\n") && metrics.contains("p2p_handshakes_failed_total 32\n")
+        {
+            break;
+        }
+        assert!(tokio::time::Instant::now() < deadline, "{metrics}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let ticket = node.handle().ticket().ticket;
+    let member = Node::start(Config { join: vec![ticket], ..config(theirs.path()) }).await.expect("it starts");
+    client(&member).wait(Some(2), Duration::from_secs(20)).await.expect("a member gets in");
+    member.stop().await;
     node.stop().await;
 }
 

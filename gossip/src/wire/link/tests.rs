@@ -183,6 +183,7 @@ async fn a_slow_frame_moves_and_an_ignorable_one_does_not() {
     peer.0.write_all(&start).await.expect("room");
     tokio::time::sleep(Duration::from_millis(1)).await;
     assert_eq!(link.sender.moved(), before, "noise and the mere beginning of a frame are no progress");
+    assert_eq!(link.receiver.skipped(), 1);
     peer.0.write_all(&[0; 128 << 10]).await.expect("room");
     tokio::time::sleep(Duration::from_millis(1)).await;
     assert_eq!(link.sender.moved() - before, 128 << 10, "what has come of it is");
