@@ -29,7 +29,7 @@ pub(super) struct TooMany;
 
 /// The behaviour: it only says no.
 #[derive(Debug, Default)]
-pub(super) struct Strangers {
+pub(crate) struct Strangers {
     pending: BTreeMap<ConnectionId, IpAddr>,
 }
 
