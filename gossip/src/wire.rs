@@ -16,7 +16,7 @@ pub mod streams;
 
 pub use buffer::Buffer;
 pub use codec::{DecodeError, decode, encode};
-pub use frame::{Cap, Frame, FrameError};
+pub use frame::{Cap, Frame, FrameError, WRITE_LEN_MAX};
 pub use hello::{ClusterId, Hello, Versions};
 pub use link::{Link, LinkConfig, LinkError, Received};
 pub use streams::{Control, OpenError, Streams};

@@ -68,6 +68,9 @@ const API_TIME_MAX: Duration = Duration::from_secs(3);
 /// How often the store is tidied: expired uploads let go, free space given back.
 const TIDY_PERIOD: Duration = Duration::from_secs(60);
 
+/// How often memory is given back that was not used since the last time.
+const MEMORY_PERIOD: Duration = Duration::from_secs(5);
+
 /// A node that runs.
 pub struct Node {
     handle: Handle,
@@ -205,6 +208,7 @@ impl Node {
         let mut tasks = JoinSet::new();
         tasks.spawn(serve_peers(server, inbound));
         tasks.spawn(tidy(store.clone(), client, counters));
+        tasks.spawn(give_back_memory());
         tasks.spawn(resume(handle.clone(), pending));
         let api = http::Api { handle: handle.clone(), metrics, counters: api_counters };
         let api = tokio::spawn(http::serve(listener, api, stopping));
@@ -253,6 +257,15 @@ async fn serve_peers(server: Server<Objects>, mut inbound: Inbound) {
             },
             Some(_ended) = streams.join_next() => {}
         }
+    }
+}
+
+/// Gives memory back to the system that nothing moves through any more.
+async fn give_back_memory() {
+    let mut period = tokio::time::interval(MEMORY_PERIOD);
+    loop {
+        period.tick().await;
+        p2p_gossip::wire::buffer::trim();
     }
 }
 

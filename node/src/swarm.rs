@@ -6,6 +6,7 @@
 pub(crate) mod cable;
 mod closing;
 mod counters;
+mod muxer;
 mod outcome;
 mod pace;
 pub(crate) mod setup;

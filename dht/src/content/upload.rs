@@ -297,7 +297,7 @@ impl<B: Stream<Item = std::io::Result<Bytes>> + Unpin> Leaves<B> {
     /// Joins the first bytes of the pieces.
     fn take(&mut self, len: usize) -> Bytes {
         self.pieces_len -= len;
-        let mut leaf = Buffer::zeroed(len);
+        let mut leaf = Buffer::new(len);
         let mut filled = 0;
         while filled < len {
             let mut piece = self.pieces.pop_front().expect("the pieces are as long as was counted");

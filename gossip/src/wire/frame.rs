@@ -23,8 +23,9 @@ pub const FLAG_IGNORABLE: u8 = 0x01;
 /// Types below this one belong to the wire itself, see [`super::link`].
 pub const KIND_FIRST_FREE: u8 = 16;
 
-/// Most bytes given to the stream in one write: larger ones keep the connection's task busy for too long.
-pub const WRITE_LEN_MAX: usize = 64 << 10;
+/// Most bytes given to the stream in one write: larger ones keep the connection's task busy for too long. With the muxer's
+/// header it still fits one message of libp2p's Noise, which takes 64,511 bytes.
+pub const WRITE_LEN_MAX: usize = 62 << 10;
 
 /// Longest frame of an unknown, ignorable type, head and payload, in bytes. It is read and thrown away.
 pub const SKIPPED_LEN_MAX: usize = 64 << 10;
@@ -164,7 +165,7 @@ pub(super) async fn read_body<R: AsyncRead + Unpin>(
     let read = async {
         let mut head = vec![0; header.head_len];
         reader.read_exact(&mut head).await?;
-        let mut payload = Buffer::zeroed(header.payload_len);
+        let mut payload = Buffer::new(header.payload_len);
         for part in payload.chunks_mut(WRITE_LEN_MAX) {
             reader.read_exact(part).await?;
             moved(part.len());

@@ -13,7 +13,7 @@ use libp2p::core::upgrade::Version;
 use libp2p::identity::Keypair;
 use libp2p::multiaddr::Protocol;
 use libp2p::swarm::{NetworkBehaviour, SwarmEvent};
-use libp2p::{Multiaddr, PeerId, Swarm, Transport, connection_limits, identify, ping, tcp, yamux};
+use libp2p::{Multiaddr, PeerId, Swarm, Transport, connection_limits, identify, ping, tcp};
 use p2p_dht::kademlia::{self, Kademlia};
 use p2p_gossip::wire::Streams;
 
@@ -22,6 +22,7 @@ use crate::error::StartError;
 use crate::swarm::cable::{Cabled, Cables};
 use crate::swarm::closing::Closing;
 use crate::swarm::counters::NetCounters;
+use crate::swarm::muxer::Yamux;
 use crate::swarm::outcome::Unreachable;
 use crate::swarm::strangers::Strangers;
 
@@ -39,9 +40,6 @@ const HANDSHAKE_TIME_MAX: Duration = Duration::from_secs(10);
 
 /// Longest handshake of somebody who has connected to us: some round trips, on any line that is of use.
 const INBOUND_HANDSHAKE_TIME_MAX: Duration = Duration::from_secs(5);
-
-/// Substreams of one connection. Who opens more loses the connection, which libp2p counts.
-const STREAMS_PER_CONNECTION_MAX: usize = 64;
 
 /// Connections to members stay; this only ends those that nobody wants any more, which libp2p counts.
 const IDLE_TIME_MAX: Duration = Duration::from_secs(24 * 3600);
@@ -106,10 +104,8 @@ where
     C: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
     let counters = counters.clone();
-    let mut muxer = yamux::Config::default();
-    muxer.set_max_num_streams(STREAMS_PER_CONNECTION_MAX);
     authenticated
-        .multiplex(muxer)
+        .multiplex(Yamux)
         .outbound_timeout(HANDSHAKE_TIME_MAX)
         .inbound_timeout(INBOUND_HANDSHAKE_TIME_MAX)
         .map(|(peer, muxer), _| (peer, StreamMuxerBox::new(Closing::new(muxer, counters))))

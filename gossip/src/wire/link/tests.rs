@@ -184,9 +184,10 @@ async fn a_slow_frame_moves_and_an_ignorable_one_does_not() {
     tokio::time::sleep(Duration::from_millis(1)).await;
     assert_eq!(link.sender.moved(), before, "noise and the mere beginning of a frame are no progress");
     assert_eq!(link.receiver.skipped(), 1);
-    peer.0.write_all(&[0; 128 << 10]).await.expect("room");
+    const PART: usize = 2 * frame::WRITE_LEN_MAX;
+    peer.0.write_all(&[0; PART]).await.expect("room");
     tokio::time::sleep(Duration::from_millis(1)).await;
-    assert_eq!(link.sender.moved() - before, 128 << 10, "what has come of it is");
-    peer.0.write_all(&[0; 896 << 10]).await.expect("room");
+    assert_eq!(link.sender.moved() - before, PART as u64, "what has come of it is");
+    peer.0.write_all(&[0; (1 << 20) - PART]).await.expect("room");
     assert_eq!(link.receiver.recv().await.expect("a frame").frame.payload.len(), 1 << 20);
 }
