@@ -14,7 +14,7 @@ use p2p_testnet::faults::{Fault, Groups};
 #[derive(Debug, Parser)]
 #[command(name = "p2p-testnet", version, max_term_width = 100)]
 pub(crate) struct Args {
-    /// Folder of the network [default: ./testnet-data]; of demo, bench and torture, one to work in [default: a temporary one]
+    /// Folder of the network [default: ./testnet-data]; of demo, bench, torture and bugs, one to work in [default: a temporary one]
     #[arg(long, global = true, value_name = "DIR")]
     pub(crate) dir: Option<PathBuf>,
     /// Print results and errors as JSON
@@ -127,6 +127,17 @@ pub(crate) enum Verb {
     Torture {
         #[command(subcommand)]
         what: Torture,
+    },
+    /// Plant bugs in a copy of the sources, and see that tests catch them
+    ///
+    /// Builds where CARGO_TARGET_DIR says; without it everything is built anew.
+    Bugs {
+        /// Which [default: all]
+        #[arg(value_name = "NAME")]
+        names: Vec<String>,
+        /// Only say which there are
+        #[arg(long, conflicts_with = "names")]
+        list: bool,
     },
 }
 

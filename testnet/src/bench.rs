@@ -250,10 +250,10 @@ impl Bench {
         Err(Problem::new(Code::Full, message).hint("Name a folder on another disk by --dir, or a smaller --size."))
     }
 
-    /// A network of its own folder, with no node yet.
-    async fn net(&self, nodes: u32, faults: bool) -> Result<Net> {
+    /// A network in a folder of its own.
+    async fn net(&self, nodes: u32) -> Result<Net> {
         let storage = (4 * self.options.size).max(10 << 30);
-        Net::up(self.dir(), self.programs.clone(), nodes, storage, faults).await
+        Net::up(self.dir(), self.programs.clone(), nodes, storage).await
     }
 
     fn finish(self, load_before: f64) -> Report {

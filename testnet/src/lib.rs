@@ -6,13 +6,15 @@
 //! wrong with it on purpose, `capacity` how many nodes this machine carries, [`demo`] the tour of it, [`report`] what is
 //! printed.
 //!
-//! [`bench`] measures networks beside what the machine gives, [`torture`] kills their nodes and judges what is left.
+//! [`bench`] measures networks beside what the machine gives, [`torture`] kills their nodes and judges what is left,
+//! [`bugs`] plants bugs in the sources and sees that tests catch them.
 //! [`workload`] is what goes into them, `programs` runs the command line and others, [`http`] and [`metrics`] ask nodes what
-//! the typed client does not, [`faults`] hurts them from inside.
+//! the typed client does not.
 //!
 //! It reaches nodes only as a user would: the executable, signals, and the API on the node's socket.
 
 pub mod bench;
+pub mod bugs;
 mod capacity;
 pub mod cluster;
 pub mod demo;

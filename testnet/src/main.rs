@@ -14,7 +14,7 @@ use p2p_testnet::cluster::{self, Change};
 use p2p_testnet::process::{Condition, End};
 use p2p_testnet::report::{self, Network};
 use p2p_testnet::state::Dir;
-use p2p_testnet::{Cluster, ClusterConfig, Mode, bench, demo, faults, torture};
+use p2p_testnet::{Cluster, ClusterConfig, Mode, bench, bugs, demo, faults, torture};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use args::{Args, Bench, Early, Torture, Verb};
@@ -126,6 +126,7 @@ async fn command(args: Args, path: &Path, say: Say) -> Result<Outcome, Problem> 
         }
         Verb::Bench { what } => measure(what, args.dir, json, say).await?,
         Verb::Torture { what } => torture_it(what, args.dir, json, say).await?,
+        Verb::Bugs { names, list } => plant(names, list, args.dir, json, say).await?,
     }
     Ok(Outcome::Done)
 }
@@ -153,6 +154,17 @@ async fn torture_it(what: Torture, dir: Option<PathBuf>, json: bool, say: Say) -
     };
     let options = torture::Options { dir, cycles, seed, nodes, progress, resume, node_bin: None };
     let report = torture::run(options, say).await?;
+    report::print(&if json { report::json(&report)? } else { report.text() })?;
+    report.verdict()
+}
+
+async fn plant(names: Vec<String>, list: bool, dir: Option<PathBuf>, json: bool, say: Say) -> Result<(), Problem> {
+    let root = bugs::root()?;
+    if list {
+        let bugs = bugs::load(&root)?;
+        return report::print(&if json { report::json(&bugs)? } else { bugs::list(&bugs) });
+    }
+    let report = bugs::run(bugs::Options { root, dir, names }, say).await?;
     report::print(&if json { report::json(&report)? } else { report.text() })?;
     report.verdict()
 }

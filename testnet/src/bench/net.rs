@@ -17,16 +17,14 @@ pub(super) struct Net {
 }
 
 impl Net {
-    pub(super) async fn up(dir: &Path, programs: Programs, nodes: u32, storage_max: u64, faults: bool) -> Result<Self> {
+    pub(super) async fn up(dir: &Path, programs: Programs, nodes: u32, storage_max: u64) -> Result<Self> {
         let mut config = toml::Table::new();
         config.insert("storage_max".to_owned(), format!("{storage_max}B").into());
-        let extra_args = if faults { vec!["--faults".into()] } else { Vec::new() };
         let config = ClusterConfig {
             dir: dir.join("net"),
             nodes,
             node_bin: Some(programs.node.clone()),
             config,
-            extra_args,
             ..ClusterConfig::default()
         };
         Ok(Self { cluster: Cluster::up(config).await?, programs })
@@ -36,6 +34,16 @@ impl Net {
     pub(super) async fn add(&mut self) -> Result<u32> {
         let added = self.cluster.add(1).await?;
         added.first().copied().ok_or_else(|| Problem::new(Code::Other, "no node was added"))
+    }
+
+    /// Kills a node; others notice at once.
+    pub(super) async fn kill(&mut self, node: u32) -> Result<()> {
+        self.cluster.kill(node).await
+    }
+
+    /// Starts a node that was killed, and waits until it has met the others.
+    pub(super) async fn restart(&mut self, node: u32) -> Result<()> {
+        self.cluster.restart(node).await.map(drop)
     }
 
     pub(super) fn home(&self, node: u32) -> PathBuf {

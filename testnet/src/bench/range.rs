@@ -24,7 +24,7 @@ pub(super) async fn measure(bench: &mut Bench) -> Result<()> {
     bench.need_room(ROOM, "a part of a file of 3 GiB")?;
     let source = bench.fresh_file(FILE_LEN)?;
     let name = bench.contents;
-    let mut net = bench.net(1, false).await?;
+    let mut net = bench.net(1).await?;
     net.programs.put(&net.home(0), &source.path, source.len).await?;
     let hash = source.hash.clone();
     source.remove()?;

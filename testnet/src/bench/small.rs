@@ -50,7 +50,7 @@ pub(super) async fn measure(bench: &mut Bench) -> Result<()> {
 
 /// Gets over a link that is open, one after the other, of files that the reader lacks every time.
 async fn gets(bench: &mut Bench, seed: u64) -> Result<()> {
-    let mut net = bench.net(1, false).await?;
+    let mut net = bench.net(1).await?;
     let addresses = put_by_http(&net, 0, seed, NAMES, GETS).await?;
     let reader = net.add().await?;
     net.must_be_empty(reader).await?;
@@ -95,7 +95,7 @@ async fn get(connection: &mut Connection, address: &str) -> Result<()> {
 /// Puts on one lone node, by turns in both ways; it keeps what earlier rounds put.
 async fn puts(bench: &mut Bench, seed: u64) -> Result<()> {
     let per_round = u64::from(bench.options.small_files / bench.options.runs);
-    let mut net = bench.net(1, false).await?;
+    let mut net = bench.net(1).await?;
     let files = bench.dir().join("small");
     std::fs::create_dir(&files).map_err(|error| crate::state::failed("no folder for small files", &files, &error))?;
     for round in 0..u64::from(bench.options.runs) {

@@ -1,6 +1,8 @@
 //! A file from several holders, all held to the same rate by their fault doors: what more of them bring, and what one that
 //! corrupts or stalls costs.
 
+use std::time::Duration;
+
 use p2p_api::client::PutOptions;
 use p2p_api::types::Faults;
 use p2p_api::{Code, Problem};
@@ -19,6 +21,9 @@ const RATE: u64 = 20 << 20;
 /// Length of the file in bytes.
 const FILE_LEN: u64 = 256 << 20;
 
+/// Longest wait until the reader reaches its sources.
+const MEET_LIMIT: Duration = Duration::from_secs(60);
+
 /// Good sources.
 const GOOD: u32 = 3;
 
@@ -33,25 +38,26 @@ const CORRUPT: &str = "three good sources and one that corrupts";
 const STALL: &str = "three good sources and one that stalls";
 
 pub(super) async fn measure(bench: &mut Bench) -> Result<()> {
+    let groups: Vec<Group> = [Group::Sources, Group::Faulty].into_iter().filter(|group| bench.wants(*group)).collect();
     bench.need_room(ROOM * FILE_LEN, "several sources")?;
     let source = bench.fresh_file(FILE_LEN)?;
-    if bench.wants(Group::Sources) {
-        several(bench, &source).await?;
-    }
-    if bench.wants(Group::Faulty) {
-        faulty(bench, &source).await?;
+    for group in groups {
+        match group {
+            Group::Sources => several(bench, &source).await?,
+            _ => faulty(bench, &source).await?,
+        }
     }
     source.remove()
 }
 
 /// One source beside three.
 async fn several(bench: &mut Bench, source: &Source) -> Result<()> {
-    let world = World::up(bench, source, GOOD).await?;
+    let mut world = World::up(bench, source, GOOD).await?;
     for _ in 0..bench.options.runs {
-        world.block(&[1, 2]).await?;
+        world.alive(1).await?;
         let one = world.get(bench, source).await?;
         bench.add(ONE, Unit::S, one.seconds);
-        world.block(&[]).await?;
+        world.alive(GOOD).await?;
         let three = world.get(bench, source).await?;
         bench.add(THREE, Unit::S, three.seconds);
         bench.add(DUPLICATES, Unit::Ratio, three.received as f64 / FILE_LEN as f64);
@@ -59,29 +65,26 @@ async fn several(bench: &mut Bench, source: &Source) -> Result<()> {
     world.net.down().await?;
     let name = "three sources / one source, by rate";
     bench.judge(judge(name, Unit::Ratio, bench.table.ratio(ONE, THREE), Target::AtLeast(2.6)));
-    let received = bench.table.samples(DUPLICATES);
-    bench.judge(judge(DUPLICATES, Unit::Ratio, received, Target::AtMost(1.02)));
+    bench.judge(judge(DUPLICATES, Unit::Ratio, bench.table.samples(DUPLICATES), Target::AtMost(1.02)));
     Ok(())
 }
 
 /// Three good sources beside the same three and a bad one.
 async fn faulty(bench: &mut Bench, source: &Source) -> Result<()> {
-    let world = World::up(bench, source, GOOD + 1).await?;
+    let mut world = World::up(bench, source, GOOD + 1).await?;
     let bad = GOOD;
-    let throttled = Faults { rate: Some(RATE), ..Faults::default() };
     for _ in 0..bench.options.runs {
-        world.block(&[bad]).await?;
+        world.alive(GOOD).await?;
         let without = world.get(bench, source).await?;
         bench.add(WITHOUT, Unit::S, without.seconds);
-        world.block(&[]).await?;
-        let corrupt = Faults { corrupt: true, ..throttled.clone() };
-        let stall = Faults { stall: true, ..throttled.clone() };
+        world.alive(GOOD + 1).await?;
+        let corrupt = Faults { corrupt: true, ..throttled() };
+        let stall = Faults { stall: true, ..throttled() };
         for (name, fault) in [(CORRUPT, corrupt), (STALL, stall)] {
             world.net.client(bad).set_faults(&fault).await?;
             let hurt = world.get(bench, source).await?;
             bench.add(name, Unit::S, hurt.seconds);
         }
-        world.net.client(bad).set_faults(&throttled).await?;
     }
     world.net.down().await?;
     for (name, hurt) in
@@ -92,10 +95,16 @@ async fn faulty(bench: &mut Bench, source: &Source) -> Result<()> {
     Ok(())
 }
 
+fn throttled() -> Faults {
+    Faults { rate: Some(RATE), ..Faults::default() }
+}
+
 /// Sources that all hold the whole file, and a reader that holds nothing of it.
 struct World {
     net: Net,
-    peers: Vec<String>,
+    sources: u32,
+    /// Sources that run: those of the lowest indices.
+    running: u32,
     reader: u32,
 }
 
@@ -108,7 +117,7 @@ struct Got {
 
 impl World {
     async fn up(bench: &mut Bench, source: &Source, sources: u32) -> Result<Self> {
-        let mut net = bench.net(sources, true).await?;
+        let mut net = bench.net(sources).await?;
         let file = tokio::fs::File::open(&source.path).await;
         let file = file.map_err(|error| failed("a file cannot be read", &source.path, &error))?;
         // Every source holds every part, so that it matters only who sends.
@@ -117,40 +126,31 @@ impl World {
         if let Some(problem) = stored.problem {
             return Err(problem);
         }
-        let mut peers = Vec::new();
-        for node in 0..sources {
-            peers.push(net.client(node).status().await?.peer);
-        }
         let reader = net.add().await?;
-        for node in 0..sources {
-            net.client(node).set_faults(&Faults { rate: Some(RATE), ..Faults::default() }).await?;
-        }
-        Ok(Self { net, peers, reader })
+        let world = Self { net, sources, running: sources, reader };
+        world.throttle(0..sources).await?;
+        Ok(world)
     }
 
-    /// Cuts the reader off from these sources, and from no others; returns once it sees so.
-    async fn block(&self, sources: &[u32]) -> Result<()> {
-        let blocked = sources.iter().map(|source| self.peers[*source as usize].clone()).collect::<Vec<_>>();
-        let seen = self.peers.len() + 1 - blocked.len();
-        let faults = Faults { blocked, ..Faults::default() };
-        self.net.client(self.reader).set_faults(&faults).await?;
-        self.await_members(seen as u32).await
-    }
-
-    /// Waits until the reader reaches so many members, itself included, and no more.
-    async fn await_members(&self, wanted: u32) -> Result<()> {
-        let client = self.net.client(self.reader);
-        let deadline = tokio::time::Instant::now() + crate::programs::limit(0);
-        while client.status().await?.members.alive != wanted {
-            if tokio::time::Instant::now() >= deadline {
-                return Err(Problem::new(
-                    Code::TimedOut,
-                    format!("the reader does not come to reach {wanted} members"),
-                ));
-            }
-            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    async fn throttle(&self, sources: std::ops::Range<u32>) -> Result<()> {
+        for source in sources {
+            self.net.client(source).set_faults(&throttled()).await?;
         }
         Ok(())
+    }
+
+    /// Lets so many sources run, and no others; all of them serve well, and none faster than it may.
+    async fn alive(&mut self, wanted: u32) -> Result<()> {
+        for source in wanted..self.running {
+            self.net.kill(source).await?;
+        }
+        for source in self.running..wanted.min(self.sources) {
+            self.net.restart(source).await?;
+        }
+        self.running = wanted;
+        self.throttle(0..wanted).await?;
+        // Itself, and those.
+        self.net.client(self.reader).wait(Some(wanted + 1), MEET_LIMIT).await.map(drop)
     }
 
     async fn get(&self, bench: &mut Bench, source: &Source) -> Result<Got> {

@@ -68,7 +68,7 @@ pub(super) async fn measure(bench: &mut Bench) -> Result<()> {
 
 /// Puts on a node that is alone, and gets from one that joins then, so that it must fetch everything.
 async fn ours(bench: &mut Bench, source: &Source) -> Result<()> {
-    let mut net = bench.net(1, false).await?;
+    let mut net = bench.net(1).await?;
     bench.settle(source.len).await?;
     let before = net.cpu_seconds()?;
     let (stored, put) = net.programs.put(&net.home(0), &source.path, source.len).await?;
