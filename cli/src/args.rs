@@ -73,8 +73,10 @@ pub(crate) enum Command {
     #[command(after_help = "Example:\n  p2p-cli stat ADDRESS")]
     Stat(Stat),
     /// Show the state of the node
-    #[command(after_help = "Example:\n  p2p-cli status --json")]
-    Status,
+    #[command(after_help = "Example:\n  p2p-cli status --json\n  p2p-cli status --check || mail -s 'p2p' admin\n\n\
+        Health is ok, degraded or isolated; the reasons follow it. It is not ok when too few members for the\n\
+        wanted copies can be reached, or when store or disk are full or nearly so.")]
+    Status(Status),
     /// Print a ticket that lets other nodes join; it is a secret
     #[command(after_help = "Example:\n  p2p-cli ticket > ticket.txt")]
     Ticket,
@@ -83,6 +85,11 @@ pub(crate) enum Command {
         ssh other p2p-cli ticket | p2p-cli join -\n  p2p-cli join /ip4/192.0.2.7/tcp/7460\n\n\
         A ticket is a secret, and arguments show in ps: prefer a file or standard input.")]
     Join(Join),
+    /// Change what the node logs, for a while or until it is started again
+    #[command(after_help = "Example:\n  p2p-cli log-level info,p2p_dht=debug --for 10m\n\n\
+        A filter is a level (off, error, warn, info, debug, trace), and modules with levels of their own:\n\
+        p2p_node, p2p_dht, p2p_gossip, libp2p_swarm and so on.")]
+    LogLevel(LogLevel),
     /// Wait until the node is ready; also for a node that is only starting
     #[command(after_help = "Example:\n  p2p-cli wait --members 3 --timeout 2m\n\n\
         Waits 60s in all unless --timeout says otherwise, then ends with 8, or with 6 if no node answers.")]
@@ -126,6 +133,13 @@ pub(crate) struct Stat {
 }
 
 #[derive(Debug, clap::Args)]
+pub(crate) struct Status {
+    /// Print the health alone, and end with 5 and the reasons if it is not ok
+    #[arg(long)]
+    pub(crate) check: bool,
+}
+
+#[derive(Debug, clap::Args)]
 pub(crate) struct Join {
     /// Ticket or multiaddress; - reads it from standard input
     #[arg(value_name = "TICKET|MULTIADDR")]
@@ -133,6 +147,15 @@ pub(crate) struct Join {
     /// File that holds it; - is standard input [default: $P2P_JOIN_FILE]
     #[arg(long, value_name = "F", conflicts_with = "target")]
     pub(crate) join_file: Option<PathBuf>,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct LogLevel {
+    /// What to log
+    pub(crate) filter: String,
+    /// How long, for example 10m; afterwards what is configured is logged again
+    #[arg(long = "for", value_name = "DUR", value_parser = timeout)]
+    pub(crate) for_time: Option<Duration>,
 }
 
 #[derive(Debug, clap::Args)]

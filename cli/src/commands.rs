@@ -2,6 +2,7 @@
 
 mod get;
 mod join;
+mod log_level;
 mod put;
 mod stat;
 mod status;
@@ -42,9 +43,10 @@ pub(crate) async fn run(args: Args, output: Output) -> Result<(), Problem> {
         Command::Put(args) => put::run(&context, &args).await,
         Command::Get(args) => get::run(&context, &args).await,
         Command::Stat(args) => stat::run(&context, &args).await,
-        Command::Status => status::run(&context).await,
+        Command::Status(args) => status::run(&context, &args).await,
         Command::Ticket => ticket::run(&context).await,
         Command::Join(args) => join::run(&context, &args).await,
+        Command::LogLevel(args) => log_level::run(&context, &args).await,
         Command::Wait(args) => wait::run(&context, &args).await,
     };
     match result {

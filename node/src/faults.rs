@@ -80,8 +80,10 @@ impl Faults {
         self.cables.set(blocked, wanted.rate);
         self.serving.send_replace(server::Faults { corrupt: wanted.corrupt, stall: wanted.stall });
         self.hide_view.store(wanted.hide_view, Ordering::Relaxed);
-        tracing::warn!(?wanted, "faults were set");
-        *set = wanted;
+        if *set != wanted {
+            tracing::warn!(?wanted, "faults were set");
+            *set = wanted;
+        }
         Ok(())
     }
 

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use futures::Stream;
 use libp2p::{Multiaddr, PeerId};
-use p2p_api::types::{Health, JoinResult, MemberCounts, PutResult, Stat, Status, TicketResult};
+use p2p_api::types::{JoinResult, MemberCounts, PutResult, Stat, Status, TicketResult};
 use p2p_api::{ByteRange, Code, Problem};
 use p2p_dht::content::{Content, Download, GetOptions, Locator, PutOptions};
 use p2p_dht::get::Range;
@@ -26,6 +26,7 @@ use crate::cluster::{Cluster, Origin};
 use crate::config::Config;
 use crate::error::{GetFailure, StartError, content_problem, store_problem};
 use crate::faults::Faults;
+use crate::health;
 use crate::peers::{self, DialOutcome};
 use crate::store::Objects;
 use crate::swarm::{Command, NetCounters, NetView};
@@ -251,7 +252,10 @@ impl Handle {
         let totals = self.inner.content.store().read(|view| view.totals()).await;
         let totals = totals.map_err(|error| store_problem(&error))?;
         let view = self.inner.net.view.borrow().clone();
-        let (health, reasons) = health(&view, totals.bytes, self.inner.config.storage_max);
+        let Config { home, storage_max, replicas, .. } = &self.inner.config;
+        let disk_free = rustix::fs::statvfs(home).ok().map(|fs| fs.f_bavail.saturating_mul(fs.f_frsize));
+        let (bytes, storage_max, replicas) = (totals.bytes, *storage_max, *replicas);
+        let (health, reasons) = health::health(&health::Known { view: &view, bytes, storage_max, disk_free, replicas });
         Ok(Status {
             peer: self.inner.me.to_string(),
             name: self.inner.config.name.clone(),
@@ -262,8 +266,8 @@ impl Handle {
             members: MemberCounts { alive: view.alive.len() as u32 + 1 },
             addresses: view.addresses.iter().map(ToString::to_string).collect(),
             objects: totals.objects,
-            bytes: totals.bytes,
-            storage_max: self.inner.config.storage_max,
+            bytes,
+            storage_max,
         })
     }
 
@@ -444,20 +448,6 @@ fn no_answer() -> Problem {
 
 fn is_ready(view: &NetView, started: Instant) -> bool {
     !view.alive.is_empty() || !view.expects_others || started.elapsed() >= READY_WAIT
-}
-
-fn health(view: &NetView, bytes: u64, storage_max: u64) -> (Health, Vec<String>) {
-    let mut reasons = view.reasons.clone();
-    let isolated = view.alive.is_empty() && view.expects_others;
-    if isolated {
-        reasons.insert(0, "no other member can be reached".into());
-        return (Health::Isolated, reasons);
-    }
-    if bytes >= storage_max / 100 * p2p_dht::hold::FILL_PERCENT_MAX {
-        reasons.insert(0, "the store is full: puts are refused here".into());
-        return (Health::Degraded, reasons);
-    }
-    (Health::Ok, reasons)
 }
 
 /// The address as a CIDv1: version 1, codec raw (0x55), multihash blake3 (0x1e) of 32 bytes, in base32.

@@ -15,7 +15,7 @@ use axum::Router;
 use axum::extract::FromRef;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
+use axum::routing::{get, post, put};
 use p2p_api::Problem;
 use tokio::net::UnixListener;
 use tokio_util::sync::CancellationToken;
@@ -80,6 +80,7 @@ pub(crate) async fn serve(listener: UnixListener, api: Api, stop: CancellationTo
         .route("/v1/ticket", get(admin::ticket))
         .route("/v1/join", post(admin::join))
         .route("/v1/wait", get(admin::wait))
+        .route("/v1/log-level", put(admin::log_level))
         .route("/v1/content", post(content::put))
         .route("/v1/content/{address}", get(content::get))
         .route("/v1/content/{address}/stat", get(content::stat))

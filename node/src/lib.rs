@@ -13,6 +13,7 @@ mod error;
 mod faults;
 mod files;
 pub mod handle;
+mod health;
 mod http;
 mod identity;
 mod lock;

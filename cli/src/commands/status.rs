@@ -1,15 +1,29 @@
 //! `status`: the state of the node.
 
 use indicatif::BinaryBytes;
-use p2p_api::Problem;
-use p2p_api::types::Status;
+use p2p_api::types::{Health, Status};
+use p2p_api::{Code, Problem};
 
 use super::Context;
+use crate::args;
 use crate::output::Listing;
 
-pub(super) async fn run(context: &Context) -> Result<(), Problem> {
+pub(super) async fn run(context: &Context, args: &args::Status) -> Result<(), Problem> {
     let status = context.quick(context.client.status()).await?;
-    context.output.result(&status, &text(&status))
+    if !args.check {
+        return context.output.result(&status, &text(&status));
+    }
+    context.output.result(&status, status.health.word())?;
+    match status.health {
+        Health::Ok => Ok(()),
+        Health::Degraded | Health::Isolated => Err(trouble(&status)),
+    }
+}
+
+/// Why the health is not ok, in one sentence.
+fn trouble(status: &Status) -> Problem {
+    let message = format!("the node is {}: {}", status.health.word(), status.reasons.join("; "));
+    Problem::new(Code::Partial, message).hint("docs/operating.md says what to do about each.")
 }
 
 fn text(status: &Status) -> String {

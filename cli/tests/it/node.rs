@@ -43,6 +43,45 @@ store      12 objects, 3.50 MiB of 10.00 GiB
 }
 
 #[test]
+fn status_can_be_a_check() {
+    let world = World::answering(|_| answer(200, &state()));
+    let done = world.run(["status", "--check"]).code(5);
+    assert_eq!(stdout(&done), "degraded\n");
+    let said = "error: the node is degraded: the disk is nearly full; one member is gone\nhint: ";
+    assert!(stderr(&done).starts_with(said), "{}", stderr(&done));
+    let done = world.run(["status", "--check", "--json"]).code(5);
+    assert_eq!(document(&done), state(), "the document stands on standard output all the same");
+    assert_eq!((&error(&done)["code"], &error(&done)["exit"]), (&json!("partial"), &json!(5)));
+
+    let world = World::answering(|_| {
+        let mut state = state();
+        state["health"] = json!("ok");
+        answer(200, &state)
+    });
+    let done = world.run(["status", "--check"]).code(0);
+    assert_eq!((stdout(&done).as_str(), stderr(&done).as_str()), ("ok\n", ""), "reasons without trouble are none");
+}
+
+#[test]
+fn log_level_passes_on_what_was_asked_and_says_what_follows() {
+    let world = World::answering(|seen| {
+        let mut set: Value = serde_json::from_slice(&seen.body).expect("JSON");
+        set["configured"] = json!("info");
+        answer(200, &set)
+    });
+    let done = world.run(["log-level", "p2p_dht=debug", "--for", "90s"]).code(0);
+    assert_eq!(stdout(&done), "logging p2p_dht=debug for 1m 30s, then info again\n");
+    let seen = world.seen().remove(0);
+    assert_eq!(seen.line, "PUT /v1/log-level");
+    let body: Value = serde_json::from_slice(&seen.body).expect("JSON");
+    assert_eq!(body, json!({"filter": "p2p_dht=debug", "for_ms": 90_000}));
+    let done = world.run(["log-level", "debug"]).code(0);
+    assert!(stdout(&done).starts_with("logging debug until"), "{}", stdout(&done));
+    let done = world.run(["log-level", "debug", "--json"]).code(0);
+    assert_eq!(document(&done), json!({"filter": "debug", "for_ms": null, "configured": "info"}));
+}
+
+#[test]
 fn names_from_elsewhere_cannot_steer_the_terminal() {
     let world = World::answering(|_| {
         let mut state = state();
@@ -132,6 +171,7 @@ fn without_a_node_every_command_says_how_to_start_it() {
         &["status"],
         &["ticket"],
         &["join", TICKET],
+        &["log-level", "debug"],
         &["wait", "--timeout", "1ms"],
     ] {
         let done = world.run(args.iter().copied().chain(["--json", "--home", home])).code(6);

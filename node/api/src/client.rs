@@ -21,7 +21,9 @@ use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 
 use self::connection::Connection;
-use crate::types::{Faults, JoinRequest, JoinResult, PutResult, Stat, Status, TicketResult};
+use crate::types::{
+    Faults, JoinRequest, JoinResult, LogLevelRequest, LogLevelResult, PutResult, Stat, Status, TicketResult,
+};
 use crate::{ByteRange, Code, Problem};
 
 /// Longest JSON answer that is read, in bytes.
@@ -184,6 +186,15 @@ impl Client {
         query.add("members", members);
         query.add("timeout_ms", Some(millis(timeout)));
         self.call(Request::builder().uri(query.0).body(empty())).await
+    }
+
+    /// Changes what the node logs, for a while or until it is started again.
+    ///
+    /// # Errors
+    /// The node's problem, `usage` for a filter that makes no sense.
+    pub async fn set_log_level(&self, filter: &str, time: Option<Duration>) -> Result<LogLevelResult, Problem> {
+        let request = LogLevelRequest { filter: filter.to_owned(), for_ms: time.map(millis) };
+        self.call(json(Request::builder().method(Method::PUT).uri("/v1/log-level"), &request)).await
     }
 
     /// What a node of a test network does wrong on request.

@@ -181,6 +181,28 @@ pub struct JoinResult {
     pub cluster: String,
 }
 
+/// Body of `PUT /v1/log-level`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LogLevelRequest {
+    /// What to log, such as `debug` or `info,p2p_dht=debug`.
+    pub filter: String,
+    /// How long, in milliseconds; without it until the node is started again.
+    #[serde(default)]
+    pub for_ms: Option<u64>,
+}
+
+/// Result of `PUT /v1/log-level`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogLevelResult {
+    /// What is logged now.
+    pub filter: String,
+    /// How long, in milliseconds; null for until the node is started again.
+    pub for_ms: Option<u64>,
+    /// What is logged afterwards.
+    pub configured: String,
+}
+
 /// What a node of a test network does wrong on request: body of `PUT` and result of `GET` on `/v1/faults`. The default is
 /// a node without a fault.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

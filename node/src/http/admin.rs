@@ -8,13 +8,14 @@ use axum::extract::rejection::{JsonRejection, QueryRejection};
 use axum::extract::{Query, State};
 use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
-use p2p_api::types::{JoinRequest, JoinResult, Status, TicketResult};
+use p2p_api::types::{JoinRequest, JoinResult, LogLevelRequest, LogLevelResult, Status, TicketResult};
 use p2p_api::{Code, Problem};
 use serde::Deserialize;
 
 use super::Refusal;
 use crate::handle::{Handle, STALL_DEFAULT};
 use crate::metrics::Metrics;
+use crate::telemetry;
 
 /// A limit on waiting, in a query.
 #[derive(Debug, Default, Deserialize)]
@@ -79,6 +80,13 @@ pub(super) async fn wait(
     let Query(WaitQuery { members, timeout_ms }) = query.map_err(|error| malformed(&error))?;
     let limit = timeout_ms.map_or(STALL_DEFAULT, Duration::from_millis);
     Ok(Json(handle.wait(members, limit).await?))
+}
+
+pub(super) async fn log_level(
+    body: Result<Json<LogLevelRequest>, JsonRejection>,
+) -> Result<Json<LogLevelResult>, Refusal> {
+    let Json(request) = body.map_err(|error| malformed(&error))?;
+    Ok(Json(telemetry::set(&request)?))
 }
 
 pub(super) async fn unknown() -> (StatusCode, Refusal) {

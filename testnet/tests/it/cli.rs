@@ -3,6 +3,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::time::Duration;
 
 use p2p_testnet::{Cluster, ClusterConfig};
 use serde_json::Value;
@@ -90,6 +91,7 @@ async fn every_command_answers_with_a_document() {
     }
     let status = world.done(0, &["status"]);
     assert_eq!((&status["health"], &status["members"]["alive"]), (&"ok".into(), &3.into()));
+    assert_eq!(world.done(0, &["status", "--check"]), status);
     assert!(status.get("kv_keys").is_none(), "what is not built is absent");
     let ticket = world.done(0, &["ticket"])["ticket"].as_str().expect("text").to_owned();
     assert!(world.done(1, &["join", &ticket])["peer"].is_string(), "joining one's own cluster again does no harm");
@@ -127,6 +129,40 @@ async fn every_failure_has_its_exit_code_and_a_next_step() {
         serde_json::from_slice(&output.stdout).expect("the address stands on standard output all the same");
     assert_eq!(stored["address"], blake3::hash(b"other content").to_hex().as_str());
     assert_eq!(world.done(0, &["status"])["health"], "isolated");
+    let check = world.refused(0, &["status", "--check"], 5, "partial");
+    assert!(check["message"].as_str().expect("text").contains("no other member can be reached"), "{check}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_logs_more_for_a_while_and_then_as_before() {
+    let world = world(2).await;
+    let log = world.home(0).join("log");
+    let logged = || std::fs::read_to_string(&log).expect("a log");
+    let wrong = world.refused(0, &["log-level", "inof"], 2, "usage");
+    assert!(wrong["message"].as_str().expect("text").contains("inof"), "{wrong}");
+    // Nobody is there: worth a line of DEBUG at every attempt.
+    let dial = || world.refused(0, &["join", "/ip4/127.0.0.1/tcp/1", "--timeout", "5s"], 8, "timed_out");
+    let dialed = "cannot reach a member";
+    dial();
+    assert!(!logged().contains(dialed));
+    let set = world.done(0, &["log-level", "info,p2p_node=debug", "--for", "2s"]);
+    assert_eq!((&set["filter"], &set["for_ms"]), (&"info,p2p_node=debug".into(), &2000.into()));
+    dial();
+    let again = "logging by the configured filter again";
+    let deadline = std::time::Instant::now() + Duration::from_secs(30);
+    while !logged().contains(again) {
+        assert!(std::time::Instant::now() < deadline, "{}", logged());
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    dial();
+    let text = logged();
+    let (during, after) = text.split_once(again).expect("both parts");
+    assert!(during.contains(dialed) && !after.contains(dialed), "{text}");
+    // A later filter is not undone by an earlier one's end.
+    world.done(0, &["log-level", "debug", "--for", "1s"]);
+    world.done(0, &["log-level", "warn"]);
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    assert_eq!(logged().matches(again).count(), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
