@@ -126,20 +126,12 @@ pub enum Expired {
     Upload,
 }
 
-/// Lets go of uploads that nobody has spoken of for [`UNBOUND_TIME_MAX`]; true if something may be left to do. To be
-/// repeated until then.
+/// Lets go of uploads that nobody has spoken of for [`UNBOUND_TIME_MAX`], a bounded part at a time: to be repeated until
+/// there is nothing.
 ///
 /// # Errors
 /// When the store fails.
-pub fn expire(tx: &mut dyn ObjectTx) -> StoreResult<bool> {
-    expire_some(tx).map(|expired| expired != Expired::Nothing)
-}
-
-/// [`expire`], with what came of it.
-///
-/// # Errors
-/// When the store fails.
-pub fn expire_some(tx: &mut dyn ObjectTx) -> StoreResult<Expired> {
+pub fn expire(tx: &mut dyn ObjectTx) -> StoreResult<Expired> {
     let Some(before) = tx.now().0.checked_sub(UNBOUND_TIME_MAX) else { return Ok(Expired::Nothing) };
     let pending: Vec<UploadId> = tx.pending()?.into_iter().map(|pending| pending.staging).collect();
     let stale = tx.stale_uploads(RunTime(before), pending.len() as u32 + 1)?;

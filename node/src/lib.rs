@@ -18,6 +18,7 @@ mod http;
 mod identity;
 mod lock;
 mod metrics;
+pub mod notify;
 mod peers;
 pub mod store;
 mod swarm;
@@ -278,7 +279,7 @@ async fn tidy(store: Objects, client: Client, counters: Arc<Counters>) {
         period.tick().await;
         client.close_idle();
         loop {
-            match store.write(0, hold::expire_some).await {
+            match store.write(0, hold::expire).await {
                 Ok(Expired::Nothing) => break,
                 Ok(Expired::Part) => {}
                 Ok(Expired::Upload) => drop(counters.uploads_expired.fetch_add(1, Ordering::Relaxed)),

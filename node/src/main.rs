@@ -8,7 +8,7 @@ use clap::{Parser, Subcommand};
 use p2p_api::types::{Prepared as PreparedHome, Ready};
 use p2p_api::{Code, Problem};
 use p2p_node::config::{Config, Process, Settings};
-use p2p_node::{Node, Prepared, bench, telemetry};
+use p2p_node::{Node, Prepared, bench, notify, telemetry};
 use tokio::io::AsyncReadExt;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -129,6 +129,7 @@ async fn run_until_told(config: Config, process: Process, exit_with_stdin: bool)
         error = node.failed() => Err(Problem::new(Code::Other, error.to_string())
             .hint("Check the disk. If it is sound and the node does not start again, set objects.db aside: other members have copies.")),
     };
+    notify::notify(notify::State::Stopping);
     node.stop().await;
     if let Some(path) = &process.ready_file
         && written_ready(path).is_some_and(|ready| ready.pid == std::process::id())
@@ -138,7 +139,7 @@ async fn run_until_told(config: Config, process: Process, exit_with_stdin: bool)
     result
 }
 
-/// Says that the node is ready: in the log, and in a file for whoever started it.
+/// Says that the node is ready: in the log, to the service manager, and in a file for whoever started it.
 fn announce(node: &Node, home: &Path, ready_file: Option<&Path>) -> Result<(), Problem> {
     let handle = node.handle();
     let ready = Ready {
@@ -149,6 +150,7 @@ fn announce(node: &Node, home: &Path, ready_file: Option<&Path>) -> Result<(), P
         addresses: handle.addresses().iter().map(ToString::to_string).collect(),
     };
     tracing::info!(addresses = ?ready.addresses, socket = %ready.socket.display(), "ready");
+    notify::notify(notify::State::Ready);
     let Some(path) = ready_file else { return Ok(()) };
     let temporary = path.with_extension("new");
     let text = serde_json::to_vec(&ready).map_err(|error| other(&error))?;

@@ -6,10 +6,11 @@ use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
 use p2p_testnet::{Cluster, ClusterConfig};
+use rustix::process::Signal;
 use serde_json::Value;
 use tempfile::TempDir;
 
-use super::{cli_bin, node_bin};
+use super::{cli_bin, node_bin, signal};
 
 struct World {
     cluster: Cluster,
@@ -131,6 +132,26 @@ async fn every_failure_has_its_exit_code_and_a_next_step() {
     assert_eq!(world.done(0, &["status"])["health"], "isolated");
     let check = world.refused(0, &["status", "--check"], 5, "partial");
     assert!(check["message"].as_str().expect("text").contains("no other member can be reached"), "{check}");
+}
+
+#[test]
+fn a_service_manager_is_told_when_the_node_serves_and_when_it_ends() {
+    let temp = TempDir::new().expect("a temporary folder");
+    let socket = std::os::unix::net::UnixDatagram::bind(temp.path().join("notify")).expect("a socket");
+    socket.set_read_timeout(Some(Duration::from_secs(30))).expect("a limit");
+    let mut command = Command::new(node_bin());
+    command.args(["run", "--listen", "/ip4/127.0.0.1/tcp/0", "--home"]).arg(temp.path().join("home"));
+    command.env("NOTIFY_SOCKET", temp.path().join("notify")).stdin(Stdio::null()).stderr(Stdio::null());
+    let mut node = command.spawn().expect("p2p-node runs");
+    let told = || {
+        let mut buffer = [0; 64];
+        let len = socket.recv(&mut buffer).expect("it says so");
+        String::from_utf8_lossy(&buffer[..len]).into_owned()
+    };
+    assert_eq!(told(), "READY=1");
+    signal(&node, Signal::TERM);
+    assert_eq!(told(), "STOPPING=1");
+    assert!(node.wait().expect("our own child").success());
 }
 
 #[tokio::test(flavor = "multi_thread")]
