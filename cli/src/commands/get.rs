@@ -1,5 +1,6 @@
 //! `get`: fetches content to standard output or to a file.
 
+mod sink;
 mod target;
 
 use std::io;
@@ -8,9 +9,8 @@ use indicatif::ProgressBar;
 use p2p_api::client::{Content, GetOptions};
 use p2p_api::{ByteRange, Code, Problem};
 use serde::Serialize;
-use tokio::fs::File;
-use tokio::io::AsyncWriteExt;
 
+use self::sink::Sink;
 use self::target::Target;
 use super::Context;
 use crate::args;
@@ -56,7 +56,7 @@ pub(super) async fn run(context: &Context, args: &args::Get) -> Result<(), Probl
 
 /// Brings all bytes to the sink. What breaks off is asked for again from the position reached: the answer is the rest,
 /// or the reason why there is none. It ends because every further request must have brought something.
-async fn fetch(context: &Context, args: &args::Get, target: &Target, sink: &mut File) -> Result<u64, Failure> {
+async fn fetch(context: &Context, args: &args::Get, target: &Target, sink: &mut Sink) -> Result<u64, Failure> {
     let ask = |range| {
         let options = GetOptions { range, no_cache: args.no_cache, timeout: context.timeout };
         context.client.get(args.address.as_str(), options)
@@ -98,10 +98,10 @@ async fn fetch(context: &Context, args: &args::Get, target: &Target, sink: &mut 
 }
 
 /// Copies until the content ends or breaks off, and says how many bytes were written.
-async fn copy(mut content: Content, sink: &mut File, bar: &ProgressBar) -> io::Result<u64> {
+async fn copy(mut content: Content, sink: &mut Sink, bar: &ProgressBar) -> io::Result<u64> {
     let mut arrived = 0;
     while let Some(Ok(bytes)) = content.next().await {
-        sink.write_all(&bytes).await?;
+        sink.write(&bytes).await?;
         arrived += bytes.len() as u64;
         bar.inc(bytes.len() as u64);
     }

@@ -10,6 +10,7 @@ use p2p_api::{Code, Problem};
 use tempfile::NamedTempFile;
 use tokio::fs::File;
 
+use super::sink::Sink;
 use crate::output::{cannot_write, stdout_for_content};
 
 /// Mode of a new file before the umask, as everybody else creates files.
@@ -30,11 +31,11 @@ pub(super) enum Target {
 
 impl Target {
     /// Opens what is written to, after checking that the path may be used.
-    pub(super) async fn open(path: &Path, force: bool) -> Result<(Self, File), Problem> {
+    pub(super) async fn open(path: &Path, force: bool) -> Result<(Self, Sink), Problem> {
         let cannot = |error: io::Error| cannot_write(&path.display().to_string(), &error);
         if path == Path::new("-") {
             let stdout = stdout_for_content().map_err(|error| cannot_write("standard output", &error))?;
-            return Ok((Self::Stdout, File::from_std(stdout)));
+            return Ok((Self::Stdout, Sink::passing(File::from_std(stdout))));
         }
         let found = fs::metadata(path);
         if path.as_os_str().is_empty()
@@ -50,7 +51,7 @@ impl Target {
         if is(&found, |found| !found.is_file()) {
             // Not std's: opening a named pipe blocks until it has a reader.
             let device = tokio::fs::OpenOptions::new().write(true).open(path).await.map_err(cannot)?;
-            return Ok((Self::Device(path.to_owned()), device));
+            return Ok((Self::Device(path.to_owned()), Sink::passing(device)));
         }
         // A link that leads nowhere is in the way as well.
         if !force && fs::symlink_metadata(path).is_ok() {
@@ -65,8 +66,8 @@ impl Target {
             .permissions(Permissions::from_mode(FILE_MODE))
             .tempfile_in(folder)
             .map_err(cannot)?;
-        let sink = partial.as_file().try_clone().map_err(cannot)?;
-        Ok((Self::File { path, partial, force }, File::from_std(sink)))
+        let sink = partial.as_file().try_clone().and_then(Sink::durable).map_err(cannot)?;
+        Ok((Self::File { path, partial, force }, sink))
     }
 
     pub(super) fn is_stdout(&self) -> bool {
@@ -82,10 +83,10 @@ impl Target {
     }
 
     /// Gives a complete file its name, durably; without force never in the place of another that came meanwhile.
-    pub(super) async fn finish(self, sink: File) -> Result<(), Problem> {
+    pub(super) async fn finish(self, sink: Sink) -> Result<(), Problem> {
         let name = self.name();
         let Self::File { path, partial, force } = self else { return Ok(()) };
-        sink.sync_all().await.map_err(|error| cannot_write(&name, &error))?;
+        sink.finish().await.map_err(|error| cannot_write(&name, &error))?;
         let named = if force { partial.persist(&path) } else { partial.persist_noclobber(&path) };
         match named {
             Ok(_) => Ok(()),
