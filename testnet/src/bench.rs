@@ -250,10 +250,19 @@ impl Bench {
         Err(Problem::new(Code::Full, message).hint("Name a folder on another disk by --dir, or a smaller --size."))
     }
 
-    /// A network in a folder of its own.
+    /// A network in a folder of its own, of nodes as users have them.
     async fn net(&self, nodes: u32) -> Result<Net> {
+        self.net_of(nodes, true).await
+    }
+
+    /// A network whose nodes can be hurt, which costs them something.
+    async fn net_with_doors(&self, nodes: u32) -> Result<Net> {
+        self.net_of(nodes, false).await
+    }
+
+    async fn net_of(&self, nodes: u32, plain: bool) -> Result<Net> {
         let storage = (4 * self.options.size).max(10 << 30);
-        Net::up(self.dir(), self.programs.clone(), nodes, storage).await
+        Net::up(self.dir(), self.programs.clone(), nodes, storage, plain).await
     }
 
     fn finish(self, load_before: f64) -> Report {

@@ -59,6 +59,8 @@ pub struct ClusterConfig {
     pub seed: Option<u64>,
     /// Start also more nodes than this machine carries.
     pub force: bool,
+    /// Nodes as users have them: they cannot be made to serve badly, and are measured without what that costs.
+    pub plain: bool,
 }
 
 /// A network of nodes. Dropping it kills the nodes that it holds.
@@ -106,7 +108,7 @@ impl Cluster {
             None => launch::find_node()?,
         };
         let seed = config.seed.unwrap_or_else(|| seed_of(&dir));
-        let launcher = Launcher { node_bin, extra_args: config.extra_args };
+        let launcher = Launcher { node_bin, extra_args: config.extra_args, plain: config.plain };
         let ClusterConfig { config, mode, force, .. } = config;
         Ok(Self { dir, launcher, config, mode, seed, force, held: Vec::new() })
     }

@@ -85,6 +85,8 @@ pub struct Launcher {
     pub node_bin: PathBuf,
     /// More arguments for every `p2p-node run`.
     pub extra_args: Vec<OsString>,
+    /// Without the door by which nodes are hurt.
+    pub plain: bool,
 }
 
 /// A node's process, as long as this one is responsible for it.
@@ -153,7 +155,10 @@ impl Launcher {
         faults::mark(home)?;
         let (log, log_start) = open_log(home)?;
         let mut command = self.command("run", home);
-        command.arg("--faults").arg("--ready-file").arg(&ready_file).args(&self.extra_args);
+        if !self.plain {
+            command.arg("--faults");
+        }
+        command.arg("--ready-file").arg(&ready_file).args(&self.extra_args);
         let stdin = if held { Stdio::piped() } else { Stdio::null() };
         if held {
             command.arg("--exit-with-stdin");
@@ -321,7 +326,7 @@ mod tests {
     #[tokio::test]
     async fn a_node_that_ends_at_once_is_reported_with_what_it_said() {
         let temp = tempfile::tempdir().expect("a temporary folder");
-        let launcher = Launcher { node_bin: "/bin/ls".into(), extra_args: Vec::new() };
+        let launcher = Launcher { node_bin: "/bin/ls".into(), extra_args: Vec::new(), plain: false };
         let mut running = launcher.start(temp.path(), true).expect("ls is everywhere");
         let deadline = Instant::now() + Duration::from_secs(10);
         let Err(NotReady::Ended(problem)) = running.ready(deadline).await else { panic!("ls is no node") };

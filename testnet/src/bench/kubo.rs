@@ -15,7 +15,7 @@ use crate::Result;
 use crate::programs::{limit, run};
 
 /// Settings of both repositories, as JSON.
-const CONFIG: [(&str, &str); 8] = [
+const CONFIG: [(&str, &str); 7] = [
     ("Addresses.Swarm", r#"["/ip4/127.0.0.1/tcp/0"]"#),
     ("Addresses.API", r#""/ip4/127.0.0.1/tcp/0""#),
     ("Addresses.Gateway", r#""/ip4/127.0.0.1/tcp/0""#),
@@ -23,8 +23,15 @@ const CONFIG: [(&str, &str); 8] = [
     ("Discovery.MDNS.Enabled", "false"),
     ("Routing.Type", r#""none""#),
     ("Swarm.DisableNatPortMap", "true"),
-    // Newer versions take what the above say from a server, unless told not to; older ones do not know the word.
+];
+
+/// Newer versions take from a server what was not said above, unless told not to; older ones may not know the words.
+const CONFIG_OF_NEWER: [(&str, &str); 5] = [
     ("AutoConf.Enabled", "false"),
+    ("AutoTLS.Enabled", "false"),
+    ("DNS.Resolvers", "{}"),
+    ("Routing.DelegatedRouters", "[]"),
+    ("Ipns.DelegatedPublishers", "[]"),
 ];
 
 /// A repository and its daemon.
@@ -64,15 +71,13 @@ impl Kubo {
     async fn start(path: PathBuf) -> Result<Self> {
         let path = make(path)?;
         let mut init = command(&path);
-        init.args(["init", "--empty-repo"]);
+        init.arg("init");
         run(init, limit(0)).await?;
         for (name, value) in CONFIG {
-            let mut config = command(&path);
-            config.args(["config", "--json", name, value]);
-            let set = run(config, limit(0)).await;
-            if name != "AutoConf.Enabled" {
-                set?;
-            }
+            configure(&path, name, value).await?;
+        }
+        for (name, value) in CONFIG_OF_NEWER {
+            let _ = configure(&path, name, value).await;
         }
         let mut daemon = command(&path);
         daemon.arg("daemon");
@@ -94,6 +99,12 @@ impl Kubo {
         let none = || Problem::new(Code::Other, "the daemon of ipfs says no address of its own");
         loopback.map(str::to_owned).ok_or_else(none)
     }
+}
+
+async fn configure(path: &Path, name: &str, value: &str) -> Result<()> {
+    let mut config = command(path);
+    config.args(["config", "--json", name, value]);
+    run(config, limit(0)).await.map(drop)
 }
 
 fn command(path: &Path) -> Command {

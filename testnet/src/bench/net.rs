@@ -17,7 +17,7 @@ pub(super) struct Net {
 }
 
 impl Net {
-    pub(super) async fn up(dir: &Path, programs: Programs, nodes: u32, storage_max: u64) -> Result<Self> {
+    pub(super) async fn up(dir: &Path, programs: Programs, nodes: u32, storage_max: u64, plain: bool) -> Result<Self> {
         let mut config = toml::Table::new();
         config.insert("storage_max".to_owned(), format!("{storage_max}B").into());
         let config = ClusterConfig {
@@ -25,6 +25,7 @@ impl Net {
             nodes,
             node_bin: Some(programs.node.clone()),
             config,
+            plain,
             ..ClusterConfig::default()
         };
         Ok(Self { cluster: Cluster::up(config).await?, programs })

@@ -35,6 +35,7 @@ const THREE: &str = "three sources of 20 MiB/s";
 const DUPLICATES: &str = "bytes received / bytes of the file, three sources";
 const WITHOUT: &str = "three good sources";
 const CORRUPT: &str = "three good sources and one that corrupts";
+const NOTICED: &str = "wrong objects noticed, of the one that corrupts";
 const STALL: &str = "three good sources and one that stalls";
 
 pub(super) async fn measure(bench: &mut Bench) -> Result<()> {
@@ -84,9 +85,14 @@ async fn faulty(bench: &mut Bench, source: &Source) -> Result<()> {
             world.net.client(bad).set_faults(&fault).await?;
             let hurt = world.get(bench, source).await?;
             bench.add(name, Unit::S, hurt.seconds);
+            if name == CORRUPT {
+                bench.add(NOTICED, Unit::Count, hurt.bad as f64);
+            }
         }
     }
     world.net.down().await?;
+    // Who was never asked cannot have cost anything.
+    bench.judge(judge(NOTICED, Unit::Count, bench.table.samples(NOTICED), Target::AtLeast(1.0)));
     for (name, hurt) in
         [("time with one that corrupts / without", CORRUPT), ("time with one that stalls / without", STALL)]
     {
@@ -113,11 +119,13 @@ struct Got {
     seconds: f64,
     /// Bytes of objects that came to the reader.
     received: u64,
+    /// Objects among them that were not what was asked for.
+    bad: u64,
 }
 
 impl World {
     async fn up(bench: &mut Bench, source: &Source, sources: u32) -> Result<Self> {
-        let mut net = bench.net(sources).await?;
+        let mut net = bench.net_with_doors(sources).await?;
         let file = tokio::fs::File::open(&source.path).await;
         let file = file.map_err(|error| failed("a file cannot be read", &source.path, &error))?;
         // Every source holds every part, so that it matters only who sends.
@@ -157,15 +165,17 @@ impl World {
         let to = bench.dir().join("back");
         bench.settle(FILE_LEN).await?;
         self.net.must_be_empty(self.reader).await?;
-        let before = self.net.received(self.reader).await?;
+        let before = self.net.metrics(self.reader).await?;
         let home = self.net.home(self.reader);
         let ran = self.net.programs.get(&home, &source.hash, &to, false, FILE_LEN).await?;
-        let received = self.net.received(self.reader).await? - before;
+        let after = self.net.metrics(self.reader).await?;
+        let more = |name| Ok::<_, Problem>(after.counter(name)? - before.counter(name)?);
         let hash = tokio::task::block_in_place(|| hash_file(&to))?;
         std::fs::remove_file(&to).map_err(|error| failed("a file cannot be removed", &to, &error))?;
         if hash != source.hash {
             return Err(Problem::new(Code::Integrity, format!("other bytes came back, of BLAKE3 {hash}")));
         }
-        Ok(Got { seconds: ran.seconds, received })
+        let (received, bad) = (more("p2p_object_received_bytes")?, more("p2p_objects_bad")?);
+        Ok(Got { seconds: ran.seconds, received, bad })
     }
 }

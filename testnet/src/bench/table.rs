@@ -26,6 +26,9 @@ pub enum Unit {
     /// One figure over another.
     #[serde(rename = "x")]
     Ratio,
+    /// Things counted.
+    #[serde(rename = "")]
+    Count,
 }
 
 impl Unit {
@@ -39,6 +42,7 @@ impl Unit {
             Unit::S => "s",
             Unit::Mib => "MiB",
             Unit::Ratio => "x",
+            Unit::Count => "",
         }
     }
 }
