@@ -130,7 +130,7 @@ pub(crate) enum Verb {
     },
     /// Plant bugs in a copy of the sources, and see that tests catch them
     ///
-    /// Builds where CARGO_TARGET_DIR says; without it everything is built anew.
+    /// Builds in a folder of its own in CARGO_TARGET_DIR, which the next run finds again; without it in a temporary one.
     Bugs {
         /// Which [default: all]
         #[arg(value_name = "NAME")]

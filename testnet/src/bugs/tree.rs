@@ -2,7 +2,8 @@
 
 use std::env;
 use std::ffi::OsString;
-use std::fs;
+use std::fs::{self, File, TryLockError};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{self, Stdio};
 use std::time::Duration;
@@ -16,6 +17,9 @@ use tokio::process::Command;
 use super::Bug;
 use crate::Result;
 use crate::state::failed;
+
+/// Where the copy is built, in the folder that cargo was told to build in.
+const OWN_TARGET: &str = "planted-bugs";
 
 /// Longest build: everything, on a small machine.
 const BUILD_LIMIT: Duration = Duration::from_secs(3600);
@@ -67,8 +71,11 @@ pub(super) fn files(root: &Path) -> Result<Vec<PathBuf>> {
 /// The copy.
 pub(super) struct Tree {
     temp: TempDir,
-    /// Where cargo builds: where it was told to, or beside the copy.
+    /// Where cargo builds: in a folder of its own. Cargo tells sources apart by their times and not by where they are, so what
+    /// is built here from a bug would later be taken for what the sources of the same time make.
     target: PathBuf,
+    /// Two runs in one folder would take each other's bugs for their own.
+    _lock: File,
 }
 
 impl Tree {
@@ -80,13 +87,9 @@ impl Tree {
         let parent = dir.map_or_else(env::temp_dir, Path::to_owned);
         let temp = tempfile::Builder::new().prefix("p2p-bugs-").tempdir_in(&parent);
         let temp = temp.map_err(|error| failed("no folder for a copy", &parent, &error))?;
-        let target = match env::var_os("CARGO_TARGET_DIR").filter(|value| !value.is_empty()) {
-            Some(given) => {
-                std::path::absolute(&given).map_err(|error| failed("no folder", Path::new(&given), &error))?
-            }
-            None => temp.path().join("target"),
-        };
-        let tree = Self { temp, target };
+        let given = env::var_os("CARGO_TARGET_DIR").filter(|value| !value.is_empty()).map(PathBuf::from);
+        let (target, lock) = own_target(given.as_deref().unwrap_or(temp.path()))?;
+        let tree = Self { temp, target, _lock: lock };
         for file in files(root)? {
             let (from, to) = (root.join(&file), tree.path().join(&file));
             // One that was removed and not yet committed.
@@ -153,12 +156,28 @@ impl Tree {
         let run = async {
             let mut said = Vec::new();
             stdout.read_to_end(&mut said).await?;
-            Ok::<_, std::io::Error>((child.wait().await?.success(), String::from_utf8_lossy(&said).into_owned()))
+            Ok::<_, io::Error>((child.wait().await?.success(), String::from_utf8_lossy(&said).into_owned()))
         };
         let Ok(ran) = tokio::time::timeout(limit, run).await else { return Ok(None) };
         // Its number may be somebody else's soon.
         group.0 = None;
         ran.map(Some).map_err(|error| problem(format!("is lost: {error}")))
+    }
+}
+
+/// A folder to build in, below the one that is given, and the right to it.
+fn own_target(given: &Path) -> Result<(PathBuf, File)> {
+    let no_folder = |error: io::Error| failed("no folder to build in", given, &error);
+    let target = std::path::absolute(given).map_err(no_folder)?.join(OWN_TARGET);
+    fs::create_dir_all(&target).map_err(no_folder)?;
+    let lock = File::create(target.join("lock")).map_err(no_folder)?;
+    match lock.try_lock() {
+        Ok(()) => Ok((target, lock)),
+        Err(TryLockError::WouldBlock) => {
+            let message = format!("bugs are being planted in {} already", target.display());
+            Err(Problem::new(Code::Busy, message).hint("Wait for that to end, or set another CARGO_TARGET_DIR."))
+        }
+        Err(TryLockError::Error(error)) => Err(no_folder(error)),
     }
 }
 
@@ -214,7 +233,7 @@ fn git(dir: &Path, args: &[&str]) -> Result<Vec<u8>> {
     Err(Problem::new(Code::Usage, format!("git {}: {said}", args.join(" "))).hint("Run it in the repository."))
 }
 
-fn no_git(error: &std::io::Error) -> Problem {
+fn no_git(error: &io::Error) -> Problem {
     Problem::new(Code::Other, format!("git cannot be run, and bugs are planted with it: {error}")).hint("Install git.")
 }
 
@@ -257,6 +276,16 @@ mod tests {
         assert!(applies(temp.path(), &bug).is_ok());
         fs::write(temp.path().join("file"), "one\nand a half\nthree\n").expect("written");
         assert_eq!(applies(temp.path(), &bug).expect_err("it was changed").code, Code::Conflict);
+    }
+
+    #[test]
+    fn what_is_built_has_a_folder_of_its_own_and_one_user() {
+        let temp = tempfile::tempdir().expect("a folder");
+        let (target, lock) = own_target(temp.path()).expect("nobody is there");
+        assert_ne!(target, temp.path());
+        assert_eq!(own_target(temp.path()).expect_err("somebody is there").code, Code::Busy);
+        drop(lock);
+        own_target(temp.path()).expect("nobody is there any more");
     }
 
     #[tokio::test]
