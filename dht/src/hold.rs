@@ -9,7 +9,7 @@
 use std::time::Duration;
 
 use crate::object::Object;
-use crate::store::{Found, ObjectTx, ObjectView, Row, RunTime, StoreResult, UploadId};
+use crate::store::{Found, ObjectTx, ObjectView, RunTime, StoreResult, UploadId};
 use crate::tree::{ObjectRef, RootId};
 
 /// How long an upload that is not bound is kept after its last sign, in running time of the store.
@@ -31,6 +31,15 @@ pub enum Stored {
     Full,
 }
 
+/// What a node has to say to an offer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Offered {
+    /// What is here is held; for each object, whether it is wanted because it is not.
+    Wanted(Vec<bool>),
+    /// There is no room, not even for holds.
+    Full,
+}
+
 /// What a node has to say to a bind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Bound {
@@ -45,6 +54,9 @@ pub enum Bound {
 /// # Errors
 /// When the store fails.
 pub fn store(tx: &mut dyn ObjectTx, object: &Object, upload: Option<UploadId>) -> StoreResult<Stored> {
+    if tx.is_tight() {
+        return Ok(Stored::Full);
+    }
     let row = match tx.find(object.reference())? {
         Some(found) => found.row,
         None if !make_room(tx, object.payload().len() as u64)? => return Ok(Stored::Full),
@@ -57,11 +69,14 @@ pub fn store(tx: &mut dyn ObjectTx, object: &Object, upload: Option<UploadId>) -
     Ok(Stored::Stored)
 }
 
-/// Holds those of some objects that are here; says of each whether it is wanted, because it is not.
+/// Holds those of some objects that are here, and wants the others.
 ///
 /// # Errors
 /// When the store fails.
-pub fn offer(tx: &mut dyn ObjectTx, upload: UploadId, objects: &[ObjectRef]) -> StoreResult<Vec<bool>> {
+pub fn offer(tx: &mut dyn ObjectTx, upload: UploadId, objects: &[ObjectRef]) -> StoreResult<Offered> {
+    if tx.is_tight() {
+        return Ok(Offered::Full);
+    }
     let mut wanted = Vec::with_capacity(objects.len());
     for reference in objects {
         let found = tx.find(reference)?;
@@ -71,7 +86,7 @@ pub fn offer(tx: &mut dyn ObjectTx, upload: UploadId, objects: &[ObjectRef]) -> 
         }
         wanted.push(found.is_none());
     }
-    Ok(wanted)
+    Ok(Offered::Wanted(wanted))
 }
 
 /// Makes the holds of an upload stay, if they are at least `objects`.
@@ -154,20 +169,34 @@ pub fn bound(view: &mut dyn ObjectView, root: &RootId, objects: &[ObjectRef]) ->
     objects.iter().map(is_bound).collect()
 }
 
+/// Bytes that there is room for, with what can be made of the oldest cache; less than a leaf is as good as nothing.
+///
+/// # Errors
+/// When the store fails.
+pub fn room_left(view: &mut dyn ObjectView) -> StoreResult<u64> {
+    let cache: u64 = view.oldest_cache(COLLECTED_PER_TX)?.iter().map(|(_, len)| len).sum();
+    Ok(fillable(view)?.saturating_sub(view.totals()?.bytes).saturating_add(cache))
+}
+
+/// Bytes of payload that may be stored.
+fn fillable(view: &mut dyn ObjectView) -> StoreResult<u64> {
+    Ok(view.bytes_max()? / 100 * FILL_PERCENT_MAX)
+}
+
 /// Frees cache and expired uploads until `bytes` more fit; false if they do not.
 fn make_room(tx: &mut dyn ObjectTx, bytes: u64) -> StoreResult<bool> {
-    let limit = tx.bytes_max() / 100 * FILL_PERCENT_MAX;
+    let limit = fillable(tx)?;
     let mut used = tx.totals()?.bytes;
     if used + bytes > limit {
         // One batch: what else has expired goes with the next object, or by the regular collection.
         expire(tx)?;
     }
     while used + bytes > limit {
-        let oldest: Vec<Row> = tx.oldest_cache(COLLECTED_PER_TX)?;
+        let oldest = tx.oldest_cache(COLLECTED_PER_TX)?;
         if oldest.is_empty() {
             return Ok(false);
         }
-        for row in oldest {
+        for (row, _) in oldest {
             if used + bytes <= limit {
                 break;
             }

@@ -85,12 +85,25 @@ pub enum StoreError {
     /// The disk or the file system has no room.
     #[error("the disk is full")]
     DiskFull,
-    /// The disk or the database failed; the node stops acknowledging.
+    /// The disk failed, or the database for another reason than the following; the node stops acknowledging.
     #[error("the store failed: {0}")]
     Failed(String),
+    /// The database itself is damaged, not only the bytes of an object; the node stops acknowledging.
+    #[error("the store is damaged: {0}")]
+    Corrupt(String),
     /// The store is closing.
     #[error("the store is closed")]
     Closed,
+}
+
+impl StoreError {
+    /// Whether nothing can be expected of the store any more.
+    pub fn is_final(&self) -> bool {
+        match self {
+            StoreError::Failed(_) | StoreError::Corrupt(_) | StoreError::Closed => true,
+            StoreError::Damaged(_) | StoreError::DiskFull => false,
+        }
+    }
 }
 
 /// Result of a store operation.
@@ -150,6 +163,18 @@ pub trait ObjectView {
     /// # Errors
     /// When the store fails.
     fn totals(&mut self) -> StoreResult<Totals>;
+
+    /// Most bytes of payload that the store may hold.
+    ///
+    /// # Errors
+    /// When the store fails.
+    fn bytes_max(&mut self) -> StoreResult<u64>;
+
+    /// Objects without a hold, oldest first, and how long their payloads are.
+    ///
+    /// # Errors
+    /// When the store fails.
+    fn oldest_cache(&mut self, limit: u32) -> StoreResult<Vec<(Row, u64)>>;
 }
 
 /// Writing inside one transaction.
@@ -159,8 +184,8 @@ pub trait ObjectTx: ObjectView {
     /// The store's own clock.
     fn now(&self) -> RunTime;
 
-    /// Most bytes of payload the store may hold.
-    fn bytes_max(&self) -> u64;
+    /// Whether the disk has no room left, so that only what frees may be written.
+    fn is_tight(&self) -> bool;
 
     /// Adds an object that is not there, as cache.
     fn insert(&mut self, object: &Object) -> StoreResult<Row>;
@@ -180,9 +205,6 @@ pub trait ObjectTx: ObjectView {
 
     /// Unbound uploads last heard of before `before`, oldest first.
     fn stale_uploads(&mut self, before: RunTime, limit: u32) -> StoreResult<Vec<UploadId>>;
-
-    /// Objects without a hold, oldest first.
-    fn oldest_cache(&mut self, limit: u32) -> StoreResult<Vec<Row>>;
 
     /// Remembers an upload that lacks copies.
     fn add_pending(&mut self, pending: &Pending) -> StoreResult<()>;
@@ -226,6 +248,11 @@ impl MemoryStore {
         self.lock().now.0 += time;
     }
 
+    /// Lets the disk have no room left, or some again.
+    pub fn set_tight(&self, tight: bool) {
+        self.lock().tight = tight;
+    }
+
     fn lock(&self) -> std::sync::MutexGuard<'_, MemoryTx> {
         self.tx.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -258,6 +285,7 @@ impl ObjectStore for MemoryStore {
 struct MemoryTx {
     now: RunTime,
     bytes_max: u64,
+    tight: bool,
     next_row: i64,
     /// Grows whenever an object becomes cache, so that the oldest can be told.
     next_age: u64,
@@ -323,6 +351,18 @@ impl ObjectView for MemoryTx {
         let bytes = self.objects.values().map(|stored| stored.object.payload().len() as u64).sum();
         Ok(Totals { objects: self.objects.len() as u64, bytes })
     }
+
+    fn bytes_max(&mut self) -> StoreResult<u64> {
+        Ok(self.bytes_max)
+    }
+
+    fn oldest_cache(&mut self, limit: u32) -> StoreResult<Vec<(Row, u64)>> {
+        let cache = self.objects.iter().filter(|(_, stored)| stored.holders.is_empty());
+        let mut oldest: Vec<_> =
+            cache.map(|(row, stored)| (stored.age, *row, stored.object.payload().len() as u64)).collect();
+        oldest.sort_unstable();
+        Ok(oldest.into_iter().take(limit as usize).map(|(_, row, len)| (row, len)).collect())
+    }
 }
 
 impl ObjectTx for MemoryTx {
@@ -330,8 +370,8 @@ impl ObjectTx for MemoryTx {
         self.now
     }
 
-    fn bytes_max(&self) -> u64 {
-        self.bytes_max
+    fn is_tight(&self) -> bool {
+        self.tight
     }
 
     fn insert(&mut self, object: &Object) -> StoreResult<Row> {
@@ -390,13 +430,6 @@ impl ObjectTx for MemoryTx {
         let mut stale: Vec<_> = unbound.map(|(id, (_, last_sign, _))| (*last_sign, *id)).collect();
         stale.sort_unstable();
         Ok(stale.into_iter().take(limit as usize).map(|(_, id)| id).collect())
-    }
-
-    fn oldest_cache(&mut self, limit: u32) -> StoreResult<Vec<Row>> {
-        let cache = self.objects.iter().filter(|(_, stored)| stored.holders.is_empty());
-        let mut oldest: Vec<_> = cache.map(|(row, stored)| (stored.age, *row)).collect();
-        oldest.sort_unstable();
-        Ok(oldest.into_iter().take(limit as usize).map(|(_, row)| row).collect())
     }
 
     fn add_pending(&mut self, pending: &Pending) -> StoreResult<()> {

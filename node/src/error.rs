@@ -146,12 +146,22 @@ pub(crate) fn content_problem(error: &ContentError) -> Problem {
     }
 }
 
+/// Why a node ended by itself: its store failed.
+pub fn failure(error: &StoreError) -> Problem {
+    let message = format!("{error}; the node has ended, and everything that it acknowledged is on the disk");
+    Problem::new(Code::Other, message).hint(
+        "Look at what the system says of the disk (dmesg, smartctl -a). Start the node again when it is sound; if it is not, \
+         start a new home on another one: other members have copies.",
+    )
+}
+
 pub(crate) fn store_problem(error: &StoreError) -> Problem {
     let message = error.to_string();
     match error {
         StoreError::Damaged(_) => Problem::new(Code::Integrity, message),
         StoreError::DiskFull => Problem::new(Code::Full, message).hint("Free disk space."),
         StoreError::Failed(_) => Problem::new(Code::Other, message).hint("Look at the node's log and its disk."),
+        StoreError::Corrupt(_) => Problem::new(Code::Integrity, message).hint("Look at the node's log and its disk."),
         StoreError::Closed => Problem::new(Code::NotReady, "the node is stopping"),
     }
 }

@@ -14,9 +14,9 @@ use p2p_api::{ByteRange, Code, Problem};
 use p2p_dht::content::{Content, Download, GetOptions, Locator, PutOptions};
 use p2p_dht::get::Range;
 use p2p_dht::kademlia::{self, FoundPeer};
-use p2p_dht::placement;
 use p2p_dht::store::ObjectStore;
 use p2p_dht::tree::{PlacementKey, RootId};
+use p2p_dht::{hold, placement};
 use p2p_gossip::wire::ClusterId;
 use prometheus_client::metrics::histogram::Histogram;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -249,13 +249,13 @@ impl Handle {
     /// # Errors
     /// When the store does not answer.
     pub async fn status(&self) -> Result<Status, Problem> {
-        let totals = self.inner.content.store().read(|view| view.totals()).await;
-        let totals = totals.map_err(|error| store_problem(&error))?;
+        let store = self.inner.content.store();
+        let read = store.read(|view| Ok((view.totals()?, hold::room_left(view)?))).await;
+        let (totals, room_left) = read.map_err(|error| store_problem(&error))?;
         let view = self.inner.net.view.borrow().clone();
-        let Config { home, storage_max, replicas, .. } = &self.inner.config;
-        let disk_free = rustix::fs::statvfs(home).ok().map(|fs| fs.f_bavail.saturating_mul(fs.f_frsize));
-        let (bytes, storage_max, replicas) = (totals.bytes, *storage_max, *replicas);
-        let (health, reasons) = health::health(&health::Known { view: &view, bytes, storage_max, disk_free, replicas });
+        let (storage_max, replicas) = (self.inner.config.storage_max, self.inner.config.replicas);
+        let known = health::Known { view: &view, room_left, storage_max, disk: store.disk_room(), replicas };
+        let (health, reasons) = health::health(&known);
         Ok(Status {
             peer: self.inner.me.to_string(),
             name: self.inner.config.name.clone(),
@@ -266,7 +266,7 @@ impl Handle {
             members: MemberCounts { alive: view.alive.len() as u32 + 1 },
             addresses: view.addresses.iter().map(ToString::to_string).collect(),
             objects: totals.objects,
-            bytes,
+            bytes: totals.bytes,
             storage_max,
         })
     }

@@ -2,13 +2,13 @@
 
 use bytesize::ByteSize;
 use p2p_api::types::Health;
-use p2p_dht::hold::FILL_PERCENT_MAX;
+use p2p_dht::tree::GEOMETRY;
 
-use crate::store::DISK_FREE_MIN;
+use crate::store::{DISK_FREE_MIN, DiskRoom};
 use crate::swarm::NetView;
 
-/// The part of the configured size from which on the owner is told, in percent: soon puts are refused.
-const FILL_PERCENT_HIGH: u64 = 90;
+/// Room in the store under which the owner is told, in bytes: soon puts are refused.
+const ROOM_LOW: u64 = 64 << 20;
 
 /// Free space of the file system under which the owner is told: soon puts are refused.
 const DISK_FREE_LOW: u64 = 2 * DISK_FREE_MIN;
@@ -16,11 +16,11 @@ const DISK_FREE_LOW: u64 = 2 * DISK_FREE_MIN;
 /// What a node knows about itself.
 pub(crate) struct Known<'a> {
     pub(crate) view: &'a NetView,
-    /// Bytes in the store.
-    pub(crate) bytes: u64,
+    /// Bytes that the store still takes, in place of cache where need be; whatever limits them.
+    pub(crate) room_left: u64,
     pub(crate) storage_max: u64,
-    /// Bytes free where the home is; None if the system does not say.
-    pub(crate) disk_free: Option<u64>,
+    /// Where the home is.
+    pub(crate) disk: DiskRoom,
     /// Copies of what is put here.
     pub(crate) replicas: u32,
 }
@@ -47,26 +47,34 @@ fn too_few(known: &Known<'_>) -> Option<String> {
         .then(|| format!("only {here} members can be reached, this one included: too few for {wanted} copies"))
 }
 
+/// The disk may be what leaves no room; then it is named instead.
 fn store(known: &Known<'_>) -> Option<String> {
-    let percent = |percent| known.storage_max / 100 * percent;
-    let (bytes, max) = (ByteSize(known.bytes), ByteSize(known.storage_max));
-    if known.bytes >= percent(FILL_PERCENT_MAX) {
-        Some(format!("the store is full: puts are refused here ({bytes} of {max})"))
-    } else if known.bytes >= percent(FILL_PERCENT_HIGH) {
-        Some(format!("the store is nearly full: {bytes} of {max}"))
-    } else {
+    let (left, max) = (ByteSize(known.room_left), ByteSize(known.storage_max));
+    let by_disk = known.disk.free < DISK_FREE_MIN + ROOM_LOW;
+    if by_disk || known.room_left >= ROOM_LOW {
         None
+    } else if known.room_left < GEOMETRY.leaf_len {
+        Some(format!("the store is full: puts are refused here ({max} may be taken)"))
+    } else {
+        Some(format!("the store is nearly full: {left} are left of {max}"))
     }
 }
 
 fn disk(known: &Known<'_>) -> Option<String> {
-    let free = known.disk_free.filter(|free| *free < DISK_FREE_LOW)?;
-    let (bytes, least) = (ByteSize(free), ByteSize(DISK_FREE_MIN));
-    Some(if free < DISK_FREE_MIN {
-        format!("the disk is full: {bytes} are free, and puts leave {least}")
+    let (bytes, least) = (ByteSize(known.disk.free), ByteSize(DISK_FREE_MIN));
+    if known.disk.tight {
+        Some(format!(
+            "the disk has run out: {bytes} are free, and until {least} are, nothing is written here but what frees"
+        ))
+    } else if known.disk.free < DISK_FREE_MIN
+        || (known.disk.free < DISK_FREE_LOW && known.room_left < GEOMETRY.leaf_len)
+    {
+        Some(format!("the disk is full: {bytes} are free, and puts leave {least}"))
+    } else if known.disk.free < DISK_FREE_LOW {
+        Some(format!("the disk is nearly full: {bytes} are free, and puts leave {least}"))
     } else {
-        format!("the disk is nearly full: {bytes} are free, and puts leave {least}")
-    })
+        None
+    }
 }
 
 #[cfg(test)]
@@ -82,7 +90,8 @@ mod tests {
     }
 
     fn fine(view: &NetView) -> Known<'_> {
-        Known { view, bytes: 0, storage_max: 1000 << 20, disk_free: Some(1 << 40), replicas: 3 }
+        let disk = DiskRoom { free: 1 << 40, low: false, tight: false, refused: 0 };
+        Known { view, room_left: 1 << 40, storage_max: 1000 << 20, disk, replicas: 3 }
     }
 
     fn check(known: &Known<'_>, health: Health, named: &str) {
@@ -111,19 +120,22 @@ mod tests {
     #[test]
     fn a_store_and_a_disk_are_named_before_they_are_full() {
         let view = view(4, 4);
-        check(&Known { bytes: 899 << 20, ..fine(&view) }, Health::Ok, "");
-        check(&Known { bytes: 900 << 20, ..fine(&view) }, Health::Degraded, "store is nearly full");
-        check(&Known { bytes: 950 << 20, ..fine(&view) }, Health::Degraded, "store is full");
-        check(&Known { disk_free: Some(DISK_FREE_LOW - 1), ..fine(&view) }, Health::Degraded, "disk is nearly full");
-        check(&Known { disk_free: Some(DISK_FREE_MIN - 1), ..fine(&view) }, Health::Degraded, "disk is full");
-        check(&Known { disk_free: None, ..fine(&view) }, Health::Ok, "");
+        let disk = |free, tight| DiskRoom { free, tight, ..fine(&view).disk };
+        check(&Known { room_left: ROOM_LOW, ..fine(&view) }, Health::Ok, "");
+        check(&Known { room_left: ROOM_LOW - 1, ..fine(&view) }, Health::Degraded, "store is nearly full");
+        check(&Known { room_left: 1000, ..fine(&view) }, Health::Degraded, "store is full");
+        check(&Known { disk: disk(DISK_FREE_LOW - 1, false), ..fine(&view) }, Health::Degraded, "disk is nearly full");
+        check(&Known { disk: disk(DISK_FREE_MIN - 1, false), ..fine(&view) }, Health::Degraded, "disk is full");
+        let refusing = Known { room_left: 0, disk: disk(DISK_FREE_MIN + 5, false), ..fine(&view) };
+        check(&refusing, Health::Degraded, "disk is full");
+        check(&Known { disk: disk(5, true), ..fine(&view) }, Health::Degraded, "disk has run out");
     }
 
     #[test]
     fn everything_that_is_wrong_is_said_at_once() {
         let view = NetView { reasons: vec!["192.0.2.7 does not answer".into()], ..view(4, 0) };
-        let (health, reasons) = health(&Known { bytes: 950 << 20, disk_free: Some(0), ..fine(&view) });
-        assert_eq!((health, reasons.len()), (Health::Isolated, 4), "{reasons:?}");
-        assert!(reasons[3].contains("does not answer"));
+        let (health, reasons) = health(&Known { room_left: 0, ..fine(&view) });
+        assert_eq!((health, reasons.len()), (Health::Isolated, 3), "{reasons:?}");
+        assert!(reasons[2].contains("does not answer"));
     }
 }

@@ -57,7 +57,7 @@ use store::Objects;
 use swarm::{Command, Net, NetConfig};
 use ticket::Ticket;
 
-pub use error::{GetFailure, StartError};
+pub use error::{GetFailure, StartError, failure};
 pub use handle::Handle;
 
 /// Longest orderly stop; what is not done by then is left, and nothing acknowledged is lost by it. The log says so, as no

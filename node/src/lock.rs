@@ -1,7 +1,7 @@
 //! One process per home.
 
 use std::fs::{File, OpenOptions, TryLockError};
-use std::io::{Read, Seek, Write};
+use std::io::{ErrorKind, Read, Seek, Write};
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
@@ -46,12 +46,18 @@ impl HomeLock {
         }
         let text = serde_json::to_string(&Holder { pid: std::process::id() })
             .map_err(|error| StartError::Home(error.to_string()))?;
-        (|| {
+        let written = (|| {
             file.set_len(0)?;
             file.rewind()?;
             file.write_all(text.as_bytes())
-        })()
-        .map_err(file_error(&path))?;
+        })();
+        match written {
+            // The lock is held all the same; a full disk must not keep a node from being started to delete something.
+            Err(error) if error.kind() == ErrorKind::StorageFull => {
+                tracing::warn!(%error, "cannot write down who holds the home");
+            }
+            written => written.map_err(file_error(&path))?,
+        }
         Ok(Self { _file: file })
     }
 }

@@ -126,8 +126,7 @@ async fn run_until_told(config: Config, process: Process, exit_with_stdin: bool)
     let result = tokio::select! {
         () = until_told => Ok(()),
         problem = announce => Err(problem),
-        error = node.failed() => Err(Problem::new(Code::Other, error.to_string())
-            .hint("Check the disk. If it is sound and the node does not start again, set objects.db aside: other members have copies.")),
+        error = node.failed() => Err(p2p_node::failure(&error)),
     };
     notify::notify(notify::State::Stopping);
     node.stop().await;

@@ -50,6 +50,9 @@ struct Gauges {
     object_bytes: AtomicU64,
     storage_max: AtomicU64,
     up_seconds: AtomicU64,
+    disk_free: AtomicU64,
+    disk_tight: AtomicU64,
+    disk_full: AtomicU64,
 }
 
 /// The counters of the parts.
@@ -83,6 +86,10 @@ impl Metrics {
         set(&self.gauges.objects, status.objects);
         set(&self.gauges.object_bytes, status.bytes);
         set(&self.gauges.storage_max, status.storage_max);
+        let disk = handle.inner.content.store().disk_room();
+        set(&self.gauges.disk_free, disk.free);
+        set(&self.gauges.disk_tight, disk.tight.into());
+        set(&self.gauges.disk_full, disk.refused);
         set(&self.gauges.up_seconds, handle.inner.started.elapsed().as_secs());
         let mut text = String::new();
         prometheus_client::encoding::text::encode(&mut text, &self.registry)
@@ -104,7 +111,8 @@ impl Collector for All {
             .into_iter()
             .chain(stream_counters(streams))
             .chain(net_counters(net))
-            .chain(api_counters(api));
+            .chain(api_counters(api))
+            .chain([("p2p_disk_full", "Transactions that the disk had no room for", &self.gauges.disk_full)]);
         for (name, help, value) in counters {
             let counter = ConstCounter::new(value.load(Ordering::Relaxed));
             counter.encode(encoder.encode_descriptor(name, help, None, counter.metric_type())?)?;
@@ -206,13 +214,25 @@ fn api_counters(counters: &ApiCounters) -> [Named<'_>; 4] {
     ]
 }
 
-fn gauges(gauges: &Gauges) -> [Named<'_>; 5] {
-    let Gauges { members_alive, objects, object_bytes, storage_max, up_seconds } = gauges;
+fn gauges(gauges: &Gauges) -> [Named<'_>; 7] {
+    let Gauges {
+        members_alive,
+        objects,
+        object_bytes,
+        storage_max,
+        up_seconds,
+        disk_free,
+        disk_tight,
+        // A counter, which stands with the others.
+        disk_full: _,
+    } = gauges;
     [
         ("p2p_members_alive", "Members that can be reached, this one included", members_alive),
         ("p2p_objects", "Objects in the store", objects),
         ("p2p_object_bytes", "Bytes of those objects", object_bytes),
         ("p2p_storage_max_bytes", "Most bytes that the store takes", storage_max),
+        ("p2p_disk_free_bytes", "Bytes that are free on the disk", disk_free),
+        ("p2p_disk_tight", "1 while the reserve is given up for want of room, else 0", disk_tight),
         ("p2p_up_seconds", "Seconds since the node started", up_seconds),
     ]
 }

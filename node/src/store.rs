@@ -5,6 +5,7 @@
 //! repeating a failed fsync proves nothing (Rebello et al., "Can Applications Recover from fsync Failures?", 2020).
 
 mod objects;
+mod room;
 mod threads;
 
 use std::path::Path;
@@ -15,10 +16,11 @@ use p2p_dht::store::{ObjectStore, ObjectTx, ObjectView, StoreError, StoreResult,
 use tokio::sync::{oneshot, watch};
 
 use objects::ReadJob;
+use room::Room;
 use threads::{Finish, Threads, WriteJob};
 
 pub use objects::OpenError;
-pub(crate) use objects::{empty_log, open_reading, set_up_writing};
+pub(crate) use objects::{open_reading, set_up_writing};
 
 /// Name of the file in the home.
 const FILE_NAME: &str = "objects.db";
@@ -35,18 +37,22 @@ pub const WRITE_QUEUE_LEN: usize = 256;
 /// Threads that read.
 pub const READERS: usize = 2;
 
-/// Pages of the log after which it is written into the file: 64 MiB.
-pub(crate) const CHECKPOINT_PAGES: u32 = 1024;
+/// Pages of the log after which it is written into the file: 40 MiB. With one commit more, that fits into what the reserve
+/// frees.
+pub(crate) const CHECKPOINT_PAGES: u64 = 640;
 
-/// Free space of the file system that stays free, in bytes.
+/// Free space of the file system that stays free, in bytes: under it, nothing more is taken in.
 pub const DISK_FREE_MIN: u64 = 256 << 20;
+
+/// Bytes of the reserve, a file that is given up when the disk is full all the same.
+pub const RESERVE_LEN: u64 = 64 << 20;
 
 /// How much a store has whose node does not run.
 ///
 /// # Errors
 /// When the file cannot be read.
 pub(crate) fn totals(home: &Path) -> Result<Totals, OpenError> {
-    objects::Reader::open(&home.join(FILE_NAME), None)?.totals()
+    objects::totals(&home.join(FILE_NAME))
 }
 
 /// The object store of a node. Cheap to clone; the threads end when the last clone is gone, or by [`Self::close`].
@@ -54,8 +60,20 @@ pub(crate) fn totals(home: &Path) -> Result<Totals, OpenError> {
 pub struct Objects {
     threads: Arc<Threads>,
     failed: watch::Receiver<Option<StoreError>>,
-    /// A reader that finds the file damaged ends the store as the writer does.
-    fail: watch::Sender<Option<StoreError>>,
+    room: Arc<Room>,
+}
+
+/// What the disk has to say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DiskRoom {
+    /// Free bytes.
+    pub free: u64,
+    /// Less is free than has to stay so.
+    pub low: bool,
+    /// The reserve is given up, and only what frees is written.
+    pub tight: bool,
+    /// Transactions so far that there was no room for.
+    pub refused: u64,
 }
 
 impl Objects {
@@ -68,9 +86,10 @@ impl Objects {
     }
 
     fn open_with(home: &Path, setup: Setup) -> Result<Self, OpenError> {
+        let room = Arc::new(Room::new(home, &setup));
         let (failed_sender, failed) = watch::channel(None);
-        let threads = Threads::start(home, &setup, failed_sender.clone())?;
-        Ok(Self { threads: Arc::new(threads), failed, fail: failed_sender })
+        let threads = Threads::start(home, &setup, &room, failed_sender)?;
+        Ok(Self { threads: Arc::new(threads), failed, room })
     }
 
     /// Waits until the store has failed, and says how. Nothing is acknowledged any more.
@@ -80,6 +99,12 @@ impl Objects {
             Ok(error) => error.clone().unwrap_or(StoreError::Closed),
             Err(_closed) => StoreError::Closed,
         }
+    }
+
+    /// How much room the disk has.
+    pub fn disk_room(&self) -> DiskRoom {
+        let room = &self.room;
+        DiskRoom { free: room.free(), low: room.is_low(), tight: room.is_tight(), refused: room.refused() }
     }
 
     /// Gives freed pages back to the file system, a bounded number at a time.
@@ -119,18 +144,12 @@ impl ObjectStore for Objects {
     ) -> StoreResult<R> {
         let (reply, result) = oneshot::channel();
         let job: ReadJob = Box::new(move |view| {
-            let _ = reply.send(match view {
-                Ok(view) => query(view),
-                Err(error) => Err(error),
-            });
+            let answer = view.and_then(query);
+            let outcome = answer.as_ref().map(|_| ()).map_err(Clone::clone);
+            (outcome, Box::new(move || drop(reply.send(answer))))
         });
         self.threads.read(job).await?;
-        let result = result.await.unwrap_or(Err(StoreError::Closed));
-        if let Err(error @ StoreError::Failed(_)) = &result {
-            tracing::error!(%error, "the object store cannot be read");
-            self.fail.send_replace(Some(error.clone()));
-        }
-        result
+        result.await.unwrap_or(Err(StoreError::Closed))
     }
 }
 
@@ -140,9 +159,15 @@ struct Setup {
     /// Most bytes of payload.
     bytes_max: u64,
     /// Pages of the log after which it is written into the file.
-    checkpoint_pages: u32,
+    checkpoint_pages: u64,
     /// The virtual file system of SQLite, by name; None for the platform's.
     vfs: Option<&'static str>,
+    /// See [`DISK_FREE_MIN`].
+    disk_free_min: u64,
+    /// See [`RESERVE_LEN`].
+    reserve_len: u64,
+    /// Free bytes of the file system that a folder lies in.
+    free: Free,
     /// How time passes.
     clock: Clock,
 }
@@ -150,14 +175,23 @@ struct Setup {
 impl Setup {
     fn new(bytes_max: u64) -> Self {
         let since = Instant::now();
-        Self { bytes_max, checkpoint_pages: CHECKPOINT_PAGES, vfs: None, clock: Arc::new(move || since.elapsed()) }
+        Self {
+            bytes_max,
+            checkpoint_pages: CHECKPOINT_PAGES,
+            vfs: None,
+            disk_free_min: DISK_FREE_MIN,
+            reserve_len: RESERVE_LEN,
+            free: Arc::new(room::free_on_disk),
+            clock: Arc::new(move || since.elapsed()),
+        }
     }
 }
+
+/// Says how many bytes are free in the file system that a folder lies in.
+type Free = Arc<dyn Fn(&Path) -> u64 + Send + Sync>;
 
 /// Says how much time has passed since some moment.
 type Clock = Arc<dyn Fn() -> Duration + Send + Sync>;
 
-#[cfg(test)]
-mod crash;
 #[cfg(test)]
 mod tests;

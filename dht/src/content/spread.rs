@@ -14,7 +14,7 @@ use tokio::sync::{Semaphore, mpsc, oneshot};
 use super::{Content, Locator, TICK};
 use crate::exchange::add;
 use crate::exchange::client::Lane;
-use crate::hold::{self, Bound};
+use crate::hold::{self, Bound, Offered};
 use crate::message::{REFS_MAX, Reply, Request};
 use crate::object::Group;
 use crate::placement;
@@ -145,21 +145,25 @@ impl<S: ObjectStore, L: Locator> Content<S, L> {
     async fn push_some(&self, peer: PeerId, upload: UploadId, objects: &[ObjectRef]) -> Pushed {
         let offered = objects.to_vec();
         let wanted = if peer == self.locator.me() {
-            self.store.write(0, move |tx| hold::offer(tx, upload, &offered)).await.ok()
+            match self.store.write(0, move |tx| hold::offer(tx, upload, &offered)).await {
+                Ok(Offered::Wanted(wanted)) => wanted,
+                Ok(Offered::Full) | Err(StoreError::DiskFull) => return Pushed::Full,
+                Err(_) => return Pushed::Failed,
+            }
         } else {
             match self.client.ask(peer, Lane::Push, Request::Offer(upload, offered)).await {
-                Ok(Reply::Flags(wanted)) if wanted.len() == objects.len() => Some(wanted),
+                Ok(Reply::Flags(wanted)) if wanted.len() == objects.len() => wanted,
+                Ok(Reply::Full) => return Pushed::Full,
                 Ok(other) => {
                     tracing::debug!(%peer, ?other, "answered an offer with something else");
-                    None
+                    return Pushed::Failed;
                 }
                 Err(error) => {
                     tracing::debug!(%peer, %error, "an offer was not answered");
-                    None
+                    return Pushed::Failed;
                 }
             }
         };
-        let Some(wanted) = wanted else { return Pushed::Failed };
         let wanted: Vec<ObjectRef> =
             objects.iter().zip(wanted).filter(|(_, wanted)| *wanted).map(|(reference, _)| *reference).collect();
         let mut wanted = wanted.into_iter();

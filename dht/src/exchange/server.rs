@@ -13,7 +13,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
 
 use super::{Counters, CurrentCluster, add, count, link_config};
 use crate::blocking;
-use crate::hold::{self, Bound, Stored};
+use crate::hold::{self, Bound, Offered, Stored};
 use crate::message::{Refusal, Reply, Request};
 use crate::store::{ObjectStore, StoreError, UploadId};
 use crate::tree::{GEOMETRY, ObjectRef};
@@ -207,7 +207,11 @@ impl<S: ObjectStore> Server<S> {
             }
             Request::Offer(upload, objects) => {
                 let upload = of_sender(peer, upload);
-                self.store.write(0, move |tx| hold::offer(tx, upload, &objects)).await.map(Reply::Flags)
+                let offered = self.store.write(0, move |tx| hold::offer(tx, upload, &objects)).await;
+                offered.map(|offered| match offered {
+                    Offered::Wanted(flags) => Reply::Flags(flags),
+                    Offered::Full => self.full(),
+                })
             }
             Request::Push(upload, reference, bytes) => self.store_pushed(peer, upload, reference, bytes).await,
             Request::Bind(upload, root, objects) => {
@@ -225,10 +229,20 @@ impl<S: ObjectStore> Server<S> {
             // Whoever reads the requests has seen to it.
             Request::Cancel => Ok(Reply::Refused(Refusal::Invalid)),
         };
-        done.unwrap_or_else(|error| {
-            tracing::warn!(%error, "cannot answer: the store failed");
-            Reply::Refused(Refusal::Failed)
-        })
+        match done {
+            Ok(reply) => reply,
+            Err(StoreError::DiskFull) => self.full(),
+            Err(error) => {
+                tracing::warn!(%peer, %error, "cannot answer: the store failed");
+                Reply::Refused(Refusal::Failed)
+            }
+        }
+    }
+
+    /// There is no room, which is counted.
+    fn full(&self) -> Reply {
+        count(&self.counters.pushes_full);
+        Reply::Full
     }
 
     async fn store_pushed(
@@ -245,14 +259,10 @@ impl<S: ObjectStore> Server<S> {
             return Ok(Reply::Refused(Refusal::Invalid));
         };
         add(&self.counters.bytes_received, len as u64);
-        let stored = self.store.write(len, move |tx| hold::store(tx, &object, Some(upload))).await;
+        let stored = self.store.write(len, move |tx| hold::store(tx, &object, Some(upload))).await?;
         Ok(match stored {
-            Ok(Stored::Stored) => Reply::Stored,
-            Err(error) if !matches!(error, StoreError::DiskFull) => return Err(error),
-            Ok(Stored::Full) | Err(_) => {
-                count(&self.counters.pushes_full);
-                Reply::Full
-            }
+            Stored::Stored => Reply::Stored,
+            Stored::Full => self.full(),
         })
     }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::{ObjectStore, ObjectTx, Pending, RunTime, StoreError, StoreResult, UploadId};
-use crate::hold::{self, Bound, Expired, Stored, UNBOUND_TIME_MAX};
+use crate::hold::{self, Bound, Expired, Offered, Stored, UNBOUND_TIME_MAX};
 use crate::object::Object;
 use crate::tree::{Id, ObjectRef, RootId};
 
@@ -144,7 +144,7 @@ async fn an_offer_holds_what_is_there_and_wants_the_rest<S: ObjectStore>(store: 
     put(store, &object(1), None).await;
     let offered = vec![*object(1).reference(), *object(2).reference()];
     let wanted = store.write(0, move |tx| hold::offer(tx, UPLOAD, &offered)).await.expect("the store works");
-    assert_eq!(wanted, [false, true]);
+    assert_eq!(wanted, Offered::Wanted(vec![false, true]));
     let upload = store.read(|view| view.upload(UPLOAD)).await.expect("the store works").expect("known");
     assert_eq!((upload.objects, upload.root), (1, None));
 }
@@ -265,6 +265,11 @@ impl Scene {
         Self { objects: objects.into_iter().collect() }
     }
 
+    /// The objects.
+    pub fn objects(&self) -> &[Object] {
+        &self.objects
+    }
+
     fn object(&self, n: u8) -> &Object {
         &self.objects[usize::from(n)]
     }
@@ -378,7 +383,7 @@ pub async fn visible<S: ObjectStore>(scene: &Scene, store: &S) -> String {
                     bound.push(file);
                 }
             }
-            let age = cache.iter().position(|row| *row == found.row);
+            let age = cache.iter().position(|(row, _)| *row == found.row);
             let same = tx.object(&reference)?.as_ref() == Some(object);
             seen.push(format!("{n} holds {} bound {bound:?} cache {age:?} same {same}", found.holds));
         }

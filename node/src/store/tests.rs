@@ -1,3 +1,8 @@
+mod crash;
+mod faults;
+mod full;
+mod history;
+
 use std::sync::Mutex;
 
 use p2p_dht::hold;
@@ -19,7 +24,7 @@ impl Subject for OnDisk {
     fn open(&self, bytes_max: u64) -> Objects {
         let home = tempfile::tempdir().expect("a folder");
         let passed = Arc::<Mutex<Duration>>::default();
-        let setup = Setup { clock: by_hand(&passed), ..Setup::new(bytes_max) };
+        let setup = Setup { clock: by_hand(&passed), reserve_len: 0, ..Setup::new(bytes_max) };
         let store = Objects::open_with(home.path(), setup).expect("a store");
         self.homes.lock().expect("no panic").push((home, passed));
         store
@@ -33,7 +38,7 @@ impl Subject for OnDisk {
 }
 
 /// A clock that stands where it is put.
-pub(super) fn by_hand(passed: &Arc<Mutex<Duration>>) -> Clock {
+fn by_hand(passed: &Arc<Mutex<Duration>>) -> Clock {
     let passed = passed.clone();
     Arc::new(move || *passed.lock().expect("no panic"))
 }

@@ -8,6 +8,7 @@ use p2p_dht::store::{ObjectTx, StoreError, StoreResult};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::objects::{OpenError, ReadJob, Reader, Writer};
+use super::room::Room;
 use super::{COMMIT_LEN_MAX, COMMIT_RULES_MAX, FILE_NAME, READERS, Setup, WRITE_QUEUE_LEN};
 
 /// Tells a caller what became of its rule, once that is certain.
@@ -40,18 +41,19 @@ impl Threads {
     pub(super) fn start(
         home: &Path,
         setup: &Setup,
+        room: &Arc<Room>,
         failed: watch::Sender<Option<StoreError>>,
     ) -> Result<Self, OpenError> {
         let path: PathBuf = home.join(FILE_NAME);
-        let writer = Writer::open(&path, setup)?;
+        let writer = Writer::open(&path, setup, room.clone())?;
         let (writer_queue, commands) = mpsc::channel(WRITE_QUEUE_LEN);
         let (reader_queue, queries) = mpsc::channel(WRITE_QUEUE_LEN);
         let queries = Arc::new(Mutex::new(queries));
         let mut handles = Vec::with_capacity(READERS + 1);
         for n in 0..READERS {
-            let reader = Reader::open(&path, setup.vfs)?;
-            let queries = queries.clone();
-            handles.push(spawn(format!("objects-read-{n}"), move || read_all(reader, &queries))?);
+            let reader = Reader::open(&path, setup, room.clone())?;
+            let (queries, failed) = (queries.clone(), failed.clone());
+            handles.push(spawn(format!("objects-read-{n}"), move || read_all(reader, &queries, &failed))?);
         }
         handles.push(spawn("objects-write".into(), move || write_all(writer, commands, &failed))?);
         Ok(Self { writer: writer_queue, readers: Mutex::new(Some(reader_queue)), handles: Mutex::new(handles) })
@@ -87,18 +89,30 @@ fn spawn(name: String, run: impl FnOnce() + Send + 'static) -> Result<JoinHandle
     std::thread::Builder::new().name(name).spawn(run).map_err(OpenError::Io)
 }
 
-fn read_all(mut reader: Reader, queries: &Mutex<mpsc::Receiver<ReadJob>>) {
+/// How the store has failed, once it has.
+type Failed = watch::Sender<Option<StoreError>>;
+
+/// Says that the store has failed, unless somebody has said so already. From now on nothing is acknowledged.
+fn fail(failed: &Failed, error: StoreError) {
+    tracing::error!(%error, "the object store failed; nothing more is acknowledged");
+    failed.send_if_modified(|known| known.is_none() && known.replace(error).is_none());
+}
+
+fn read_all(mut reader: Reader, queries: &Mutex<mpsc::Receiver<ReadJob>>, failed: &Failed) {
     loop {
         let job = queries.lock().unwrap_or_else(PoisonError::into_inner).blocking_recv();
-        match job {
-            Some(job) => reader.run(job),
-            None => return,
+        let Some(job) = job else { return };
+        let (outcome, tell) = reader.run(job);
+        match outcome {
+            Err(error) if error.is_final() => fail(failed, error),
+            _ => {}
         }
+        tell();
     }
 }
 
 /// Says that the store is gone when its writer is, whatever ended it.
-struct Gone<'a>(&'a watch::Sender<Option<StoreError>>);
+struct Gone<'a>(&'a Failed);
 
 impl Drop for Gone<'_> {
     fn drop(&mut self) {
@@ -106,30 +120,30 @@ impl Drop for Gone<'_> {
     }
 }
 
-fn write_all(mut writer: Writer, mut commands: mpsc::Receiver<Command>, failed: &watch::Sender<Option<StoreError>>) {
+fn write_all(mut writer: Writer, mut commands: mpsc::Receiver<Command>, failed: &Failed) {
     let _gone = Gone(failed);
-    while let Some(command) = commands.blocking_recv() {
-        let mut next = Some(command);
-        while let Some(command) = next.take() {
-            match command {
-                Command::Write(job) => match commit_together(&mut writer, job, &mut commands) {
-                    Ok(left) => next = left,
-                    Err(error) => {
-                        tracing::error!(%error, "the object store failed; nothing more is acknowledged");
-                        // From here on every caller finds the queue closed.
-                        failed.send_replace(Some(error));
-                        return;
-                    }
-                },
-                Command::GiveBackSpace(done) => {
-                    writer.give_back_space();
-                    let _ = done.send(());
-                }
-                Command::Close => {
-                    writer.close();
-                    return;
-                }
+    let mut left = None;
+    while let Some(command) = left.take().or_else(|| commands.blocking_recv()) {
+        let done = match command {
+            Command::Write(job) => {
+                let (done, next) = commit_together(&mut writer, job, &mut commands, failed);
+                left = next;
+                done
             }
+            Command::GiveBackSpace(told) => {
+                let done = writer.give_back_space();
+                let _ = told.send(());
+                done
+            }
+            Command::Close => break,
+        };
+        if let Err(error) = done {
+            fail(failed, error);
+        }
+        if failed.borrow().is_some() {
+            // From here on every caller finds the queue closed. What the disk does not hold is not tried again: a second
+            // sync that succeeds proves nothing.
+            return;
         }
     }
     writer.close();
@@ -141,7 +155,8 @@ fn commit_together(
     writer: &mut Writer,
     first: WriteJob,
     commands: &mut mpsc::Receiver<Command>,
-) -> StoreResult<Option<Command>> {
+    failed: &Failed,
+) -> (StoreResult<()>, Option<Command>) {
     let mut finishes: Vec<Finish> = Vec::new();
     let mut left = None;
     let mut outcome = writer.begin();
@@ -165,16 +180,25 @@ fn commit_together(
     }
     let committed = match outcome {
         Ok(()) => writer.commit(),
-        Err(error) => {
-            writer.roll_back();
-            Err(error)
-        }
+        Err(error) => Err(writer.roll_back(error)),
+    };
+    // A reader may have found the file damaged meanwhile.
+    let committed = match failed.borrow().clone() {
+        Some(error) => Err(error),
+        None => committed,
+    };
+    // Whoever hears of a full disk finds the reserve given up.
+    let made_room = match &committed {
+        Err(StoreError::DiskFull) => writer.run_out(),
+        _ => Ok(()),
     };
     for finish in finishes {
         finish(committed.clone());
     }
-    match committed {
-        Err(error @ StoreError::Failed(_)) => Err(error),
-        Ok(()) | Err(_) => Ok(left),
-    }
+    let done = match committed {
+        Ok(()) => writer.checkpoint_if_due(),
+        Err(error) if error.is_final() => Err(error),
+        Err(_) => made_room,
+    };
+    (done, left)
 }

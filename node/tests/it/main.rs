@@ -1,5 +1,6 @@
 //! Nodes as a library, in this process, over real sockets, files and the API's socket.
 
+mod disk;
 mod faults;
 
 use std::collections::BTreeSet;
