@@ -53,7 +53,9 @@ fn nodes_that_forget_what_they_acknowledged_are_found_out() {
     assert_eq!(report["seed"], 5);
     assert!(breach["file"]["address"].as_str().is_some_and(|address| address.len() == 64), "{breach}");
     assert_eq!(breach["nodes"].as_array().map(Vec::len), Some(4), "{breach}");
-    assert!(breach["what"].as_str().is_some_and(|what| what.contains("not_found")), "{breach}");
+    // Its root may still be in somebody's cache; then it is known and nobody sends it.
+    let lost = |what: &str| what.contains("not_found") || what.contains("timed_out");
+    assert!(breach["what"].as_str().is_some_and(lost), "{breach}");
     assert!(fs::metadata(breach["dir"].as_str().expect("a folder")).is_ok(), "what shows it is left");
     // A run that ended so is not taken up as if nothing had been.
     place.refused(&format!("torture content --resume {}", progress.display()), 2);
