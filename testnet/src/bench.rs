@@ -46,8 +46,11 @@ pub const RUNS_MAX: u32 = 100;
 /// Largest file, in bytes.
 pub const SIZE_MAX: u64 = 8 << 30;
 
-/// Memory that is gone through before each measurement, as a multiple of what it moves.
+/// Memory that is gone through before each measurement, as a multiple of what it moves: what others have freed.
 const WARMED: u64 = 4;
+
+/// The same before the first one: nobody knows what was given back before.
+const WARMED_FIRST: u64 = 64;
 
 /// Free space beyond what a measurement needs, in bytes.
 const DISK_SPARE: u64 = 1 << 30;
@@ -224,8 +227,12 @@ impl Bench {
 
     /// Prepares the machine for a measurement that moves so many bytes.
     async fn settle(&mut self, bytes: u64) -> Result<()> {
-        let most = self.machine.memory / 4;
-        let warmed = tokio::task::block_in_place(|| self.warmth.spread((WARMED * bytes).min(most)));
+        let memory = self.machine.memory;
+        let wanted = match self.warmth.is_new() {
+            true => (WARMED_FIRST * bytes).min(memory),
+            false => (WARMED * bytes).min(memory / 4),
+        };
+        let warmed = tokio::task::block_in_place(|| self.warmth.spread(wanted));
         warmed.map_err(|error| failed("memory cannot be warmed", self.scratch.path(), &error))
     }
 

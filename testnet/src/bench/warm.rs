@@ -40,6 +40,11 @@ impl Warmth {
         Ok(Self { file, position: 0 })
     }
 
+    /// Whether no memory was gone through yet.
+    pub(crate) fn is_new(&self) -> bool {
+        self.position == 0
+    }
+
     /// Goes through so many bytes of memory, after all that was written has reached the disk.
     ///
     /// # Errors
@@ -64,7 +69,9 @@ mod tests {
         use std::os::unix::fs::MetadataExt;
         let temp = tempfile::tempdir().expect("a folder");
         let mut warmth = Warmth::new(temp.path()).expect("holes");
+        assert!(warmth.is_new());
         warmth.spread(READ_LEN as u64 + 1).expect("readable");
+        assert!(!warmth.is_new());
         assert_eq!(warmth.position, 2 * READ_LEN as u64);
         assert_eq!(warmth.file.metadata().expect("there").blocks(), 0);
         assert_eq!(std::fs::read_dir(temp.path()).expect("a folder").count(), 0);
