@@ -53,8 +53,8 @@ fn nodes_that_forget_what_they_acknowledged_are_found_out() {
     assert_eq!(report["seed"], 5);
     assert!(breach["file"]["address"].as_str().is_some_and(|address| address.len() == 64), "{breach}");
     assert_eq!(breach["nodes"].as_array().map(Vec::len), Some(4), "{breach}");
-    // Its root may still be in somebody's cache; then it is known and nobody sends it.
-    let lost = |what: &str| what.contains("not_found") || what.contains("timed_out");
+    // Which get finds out first, and whether somebody's cache still knows the root, depends on the run.
+    let lost = |what: &str| what.contains("a get ends with") || what.contains("a get after a restart fails");
     assert!(breach["what"].as_str().is_some_and(lost), "{breach}");
     assert!(fs::metadata(breach["dir"].as_str().expect("a folder")).is_ok(), "what shows it is left");
     // A run that ended so is not taken up as if nothing had been.
