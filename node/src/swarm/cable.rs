@@ -232,3 +232,60 @@ impl<T: AsyncRead + AsyncWrite + Unpin + Send + 'static> OutboundConnectionUpgra
         .boxed()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use futures::io::{AsyncReadExt, AsyncWriteExt, Cursor};
+    use tokio::time::timeout;
+
+    use super::*;
+
+    /// Time stands still as long as anything can be done: within this, only those go on who were woken.
+    const SOON: Duration = Duration::from_secs(1);
+
+    fn laid(cables: &Arc<Cables>, peer: PeerId) -> Cable<Cursor<Vec<u8>>> {
+        cables.lay(peer, Cursor::new(vec![7; 1 << 20]))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_waits_for_a_cut_cable_goes_on_as_soon_as_it_is_whole() {
+        let (cables, peer) = (Arc::new(Cables::default()), PeerId::random());
+        let (mut reading, mut writing, mut other) =
+            (laid(&cables, peer), laid(&cables, peer), laid(&cables, PeerId::random()));
+        cables.set([peer].into(), None);
+        let new = laid(&cables, peer);
+        let read = tokio::spawn(async move { reading.read_exact(&mut [0; 9]).await });
+        let written = tokio::spawn(async move { writing.write_all(&[0; 9]).await });
+        let up = tokio::spawn(async move { drop(new.whole().await) });
+        tokio::time::sleep(Duration::from_secs(3600)).await;
+        assert!(!read.is_finished() && !written.is_finished() && !up.is_finished(), "nothing comes through");
+        other.read_exact(&mut [0; 9]).await.expect("nobody else is cut off");
+        cables.set(BTreeSet::new(), None);
+        timeout(SOON, read).await.expect("woken").expect("no panic").expect("it reads");
+        timeout(SOON, written).await.expect("woken").expect("no panic").expect("it writes");
+        timeout(SOON, up).await.expect("woken").expect("no panic");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_waits_by_a_rate_goes_on_as_soon_as_there_is_another_or_none() {
+        for rate in [None, Some(1 << 30)] {
+            let (cables, peer) = (Arc::new(Cables::default()), PeerId::random());
+            let mut writing = laid(&cables, peer);
+            cables.set(BTreeSet::new(), Some(1));
+            let written = tokio::spawn(async move { writing.write_all(&vec![0; 1 << 20]).await });
+            tokio::time::sleep(Duration::from_secs(3600)).await;
+            assert!(!written.is_finished(), "a byte a second");
+            cables.set(BTreeSet::new(), rate);
+            timeout(SOON, written).await.expect("woken").expect("no panic").expect("it writes");
+        }
+    }
+
+    #[test]
+    fn cables_that_are_gone_are_forgotten() {
+        let cables = Arc::new(Cables::default());
+        (0..100).for_each(|_| drop(laid(&cables, PeerId::random())));
+        assert!(cables.lock().ends.len() <= 1);
+    }
+}
