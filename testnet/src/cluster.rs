@@ -14,6 +14,7 @@ use rustix::process::Signal;
 
 use crate::faults::{Fault, Groups};
 use crate::launch::{self, Launcher, Running};
+use crate::ports::Reservation;
 use crate::process::{Condition, End};
 use crate::state::{Dir, State};
 use crate::{Result, faults, report};
@@ -74,6 +75,8 @@ pub struct Cluster {
     force: bool,
     /// Processes started here that are not to live on.
     held: Vec<(u32, Running)>,
+    /// The ports of the nodes that were made or started here, so that one that is down finds its own still free.
+    reserved: Vec<Reservation>,
 }
 
 /// What `up` found and did.
@@ -110,7 +113,7 @@ impl Cluster {
         let seed = config.seed.unwrap_or_else(|| seed_of(&dir));
         let launcher = Launcher { node_bin, extra_args: config.extra_args, plain: config.plain };
         let ClusterConfig { config, mode, force, .. } = config;
-        Ok(Self { dir, launcher, config, mode, seed, force, held: Vec::new() })
+        Ok(Self { dir, launcher, config, mode, seed, force, held: Vec::new(), reserved: Vec::new() })
     }
 
     /// The folder.

@@ -10,6 +10,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::{Cluster, END_LIMIT, Mode, NODES_DEFAULT, NODES_MAX, Raised};
 use crate::launch::{NotReady, write_config};
+use crate::ports::Reservation;
 use crate::process::{Condition, End};
 use crate::state::{Locked, NodeState, State, TicketFile};
 use crate::{Result, capacity, faults, ports};
@@ -105,6 +106,7 @@ impl Cluster {
     /// Starts nodes on their homes, all at once, and waits until each is ready.
     async fn start_known(&mut self, lock: &Locked, state: &mut State, indices: &[u32]) -> Result<()> {
         for index in indices {
+            self.reserve(state.node(*index)?.port);
             self.spawn(lock, state, *index)?;
         }
         match self.await_ready(state, indices).await.into_iter().next() {
@@ -139,7 +141,7 @@ impl Cluster {
     }
 
     /// Makes a home and enters it into the network.
-    async fn prepare(&self, lock: &Locked, state: &mut State, join_file: Option<&Path>) -> Result<u32> {
+    async fn prepare(&mut self, lock: &Locked, state: &mut State, join_file: Option<&Path>) -> Result<u32> {
         let index = state.nodes.last().map_or(0, |node| node.index + 1);
         let home = self.dir.home(index);
         let port = self.choose_port(state)?;
@@ -272,9 +274,19 @@ impl Cluster {
         capacity::check(nodes, nodes - up as u32)
     }
 
-    fn choose_port(&self, state: &State) -> Result<u16> {
+    fn choose_port(&mut self, state: &State) -> Result<u16> {
         let taken: BTreeSet<u16> = state.nodes.iter().map(|node| node.port).collect();
-        ports::choose(&taken, self.seed)
+        let reservation = ports::choose(&taken, self.seed)?;
+        let port = reservation.port();
+        self.reserved.push(reservation);
+        Ok(port)
+    }
+
+    /// A port that somebody else has is left to the node to complain about.
+    fn reserve(&mut self, port: u16) {
+        if !self.reserved.iter().any(|reserved| reserved.port() == port) {
+            self.reserved.extend(Reservation::of(port));
+        }
     }
 
     /// Once ready, a detached node is nobody's: it stays also when it does not meet the others in time.
