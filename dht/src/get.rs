@@ -107,7 +107,7 @@ pub enum Input {
     Missed(PeerId, Want, Outcome),
     /// Something came from a source, though not yet a whole object.
     Heard(PeerId),
-    /// The reader took so many bytes of leaves, and has no more use for the memory.
+    /// The reader took so many bytes of what was delivered, and has no more use for the memory.
     Consumed(u64),
     /// Time passed.
     Tick,

@@ -5,7 +5,7 @@
 
 use bytes::Bytes;
 use p2p_gossip::wire::codec::ENCODED_LEN_MAX;
-use p2p_gossip::wire::{Cap, DecodeError, Frame, Versions, decode, encode};
+use p2p_gossip::wire::{Cap, DecodeError, Frame, List, Versions, decode, encode};
 use serde::{Deserialize, Serialize};
 
 use crate::store::UploadId;
@@ -121,6 +121,12 @@ pub fn cap(kind: u8) -> Option<Cap> {
 // The longest head must be something that the codec writes.
 const _: () = assert!(64 + REFS_MAX * 64 <= ENCODED_LEN_MAX);
 
+/// References as a peer sends them.
+type References = List<ObjectRef, REFS_MAX>;
+
+/// One flag for each of them.
+type Flags = List<bool, REFS_MAX>;
+
 /// A frame is not a message of this protocol.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum MessageError {
@@ -130,9 +136,6 @@ pub enum MessageError {
     /// Its head cannot be read.
     #[error(transparent)]
     Decode(#[from] DecodeError),
-    /// It names more references than one message may.
-    #[error("{0} references are more than {REFS_MAX}")]
-    TooMany(usize),
 }
 
 impl Request {
@@ -159,41 +162,26 @@ impl Request {
     /// When it is no request.
     pub fn from_frame(frame: Frame) -> Result<(u64, Self), MessageError> {
         let head = &frame.head[..];
-        let (number, request) = match frame.kind {
+        Ok(match frame.kind {
             ROOT => decode(head).map(|(n, root)| (n, Request::Root(root)))?,
             HAVE_ROOT => decode(head).map(|(n, root)| (n, Request::HaveRoot(root)))?,
             GET => decode(head).map(|(n, reference)| (n, Request::Get(reference)))?,
-            HAVE => decode(head).map(|(n, objects)| (n, Request::Have(objects)))?,
-            COUNT => decode(head).map(|(n, root, objects)| (n, Request::Count(root, objects)))?,
-            OFFER => decode(head).map(|(n, upload, objects)| (n, Request::Offer(upload, objects)))?,
+            HAVE => decode::<(u64, References)>(head).map(|(n, list)| (n, Request::Have(list.0)))?,
+            COUNT => decode::<(u64, _, References)>(head).map(|(n, root, list)| (n, Request::Count(root, list.0)))?,
+            OFFER => {
+                decode::<(u64, _, References)>(head).map(|(n, upload, list)| (n, Request::Offer(upload, list.0)))?
+            }
             PUSH => decode(head).map(|(n, upload, reference)| (n, Request::Push(upload, reference, frame.payload)))?,
             BIND => decode(head).map(|(n, upload, root, objects)| (n, Request::Bind(upload, root, objects)))?,
             KEEP => decode(head).map(|(n, upload)| (n, Request::Keep(upload)))?,
             CANCEL => (decode(head)?, Request::Cancel),
             other => return Err(MessageError::Unexpected(other)),
-        };
-        match request.references() {
-            many if many.len() > REFS_MAX => Err(MessageError::TooMany(many.len())),
-            _ => Ok((number, request)),
-        }
+        })
     }
 
     /// Whether its answer carries an object.
     pub fn is_for_bulk(&self) -> bool {
         matches!(self, Request::Root(_) | Request::Get(_))
-    }
-
-    fn references(&self) -> &[ObjectRef] {
-        match self {
-            Request::Have(objects) | Request::Count(_, objects) | Request::Offer(_, objects) => objects,
-            Request::Root(_)
-            | Request::HaveRoot(_)
-            | Request::Get(_)
-            | Request::Push(..)
-            | Request::Bind(..)
-            | Request::Keep(_)
-            | Request::Cancel => &[],
-        }
     }
 }
 
@@ -225,13 +213,7 @@ impl Reply {
             REPLY_ROOT => decode(head).map(|(n, len)| (n, Reply::Root(len, frame.payload)))?,
             REPLY_OBJECT => (decode(head)?, Reply::Object(frame.payload)),
             REPLY_ABSENT => (decode(head)?, Reply::Absent),
-            REPLY_FLAGS => {
-                let (number, flags): (u64, Vec<bool>) = decode(head)?;
-                if flags.len() > REFS_MAX {
-                    return Err(MessageError::TooMany(flags.len()));
-                }
-                (number, Reply::Flags(flags))
-            }
+            REPLY_FLAGS => decode::<(u64, Flags)>(head).map(|(n, flags)| (n, Reply::Flags(flags.0)))?,
             REPLY_STORED => (decode(head)?, Reply::Stored),
             REPLY_FULL => (decode(head)?, Reply::Full),
             REPLY_BOUND => (decode(head)?, Reply::Bound),
@@ -324,9 +306,9 @@ mod tests {
     #[test]
     fn more_references_than_allowed_are_refused() {
         let frame = Request::Have(vec![reference(); REFS_MAX + 1]).into_frame(1);
-        assert_eq!(Request::from_frame(frame), Err(MessageError::TooMany(REFS_MAX + 1)));
+        assert!(matches!(Request::from_frame(frame), Err(MessageError::Decode(DecodeError::Malformed(_)))));
         let frame = Reply::Flags(vec![true; REFS_MAX + 1]).into_frame(1);
-        assert_eq!(Reply::from_frame(frame), Err(MessageError::TooMany(REFS_MAX + 1)));
+        assert!(matches!(Reply::from_frame(frame), Err(MessageError::Decode(DecodeError::Malformed(_)))));
     }
 
     proptest! {

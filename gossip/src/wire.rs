@@ -15,7 +15,7 @@ pub mod link;
 pub mod streams;
 
 pub use buffer::Buffer;
-pub use codec::{DecodeError, decode, encode};
+pub use codec::{DecodeError, List, decode, encode};
 pub use frame::{Cap, Frame, FrameError, WRITE_LEN_MAX};
 pub use hello::{ClusterId, Hello, Versions};
 pub use link::{Link, LinkConfig, LinkError, Received};

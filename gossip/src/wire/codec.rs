@@ -3,9 +3,12 @@
 //! Only for bytes on the wire. What is hashed, signed or kept on disk has hand-written encodings with a version, so that
 //! it never depends on a library's choices.
 
+use std::fmt;
+use std::marker::PhantomData;
+
 use bytes::Bytes;
-use serde::Serialize;
-use serde::de::DeserializeOwned;
+use serde::de::{DeserializeOwned, Error, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
 
 /// Longest encoded value in bytes: the head of a frame.
 pub const ENCODED_LEN_MAX: usize = 32 << 10;
@@ -41,7 +44,8 @@ pub fn encode<T: Serialize>(value: &T) -> Bytes {
 /// Decodes a peer's value: all of `bytes`, no more and no less.
 ///
 /// # Errors
-/// Whatever is wrong with the bytes; nothing larger than the limit is allocated on the way.
+/// Whatever is wrong with the bytes. What a lie about a length makes us allocate is bounded by [`List`], which every list in
+/// a message is.
 pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, DecodeError> {
     if bytes.len() > ENCODED_LEN_MAX {
         return Err(DecodeError::TooLong(bytes.len()));
@@ -51,6 +55,41 @@ pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, DecodeError> {
     match bytes.len() - used {
         0 => Ok(value),
         left => Err(DecodeError::Trailing(left)),
+    }
+}
+
+/// A list of at most `MAX` values in a peer's message.
+///
+/// A plain vector makes room for as many values as the bytes say there are, up to a megabyte, before it reads the first.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(transparent)]
+pub struct List<T, const MAX: usize>(pub Vec<T>);
+
+impl<'de, T: Deserialize<'de>, const MAX: usize> Deserialize<'de> for List<T, MAX> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_seq(ListVisitor(PhantomData))
+    }
+}
+
+struct ListVisitor<T, const MAX: usize>(PhantomData<T>);
+
+impl<'de, T: Deserialize<'de>, const MAX: usize> Visitor<'de> for ListVisitor<T, MAX> {
+    type Value = List<T, MAX>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "at most {MAX} values")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut values: A) -> Result<Self::Value, A::Error> {
+        let len = values.size_hint().unwrap_or(0);
+        let mut list = Vec::with_capacity(len.min(MAX));
+        while let Some(value) = values.next_element()? {
+            if list.len() == MAX {
+                return Err(A::Error::invalid_length(len.max(MAX + 1), &self));
+            }
+            list.push(value);
+        }
+        Ok(List(list))
     }
 }
 
@@ -82,6 +121,14 @@ mod tests {
             assert_eq!(&encode(&value)[..], bytes, "{value:?}");
             assert_eq!(decode::<Shape>(bytes), Ok(value));
         }
+    }
+
+    #[test]
+    fn a_list_is_written_as_a_vector_and_read_up_to_its_bound() {
+        let list = |len: u8| List::<u8, 3>((0..len).collect());
+        assert_eq!(encode(&list(3)), encode(&vec![0_u8, 1, 2]));
+        assert_eq!(decode(&encode(&list(3))), Ok(list(3)));
+        assert!(matches!(decode::<List<u8, 3>>(&encode(&list(4))), Err(DecodeError::Malformed(_))));
     }
 
     #[test]
