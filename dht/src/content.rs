@@ -4,6 +4,7 @@
 //! counts copies. None of them decides anything that [`crate::put`] and [`crate::get`] could.
 
 pub mod download;
+pub mod mend;
 mod spread;
 pub mod stat;
 pub mod upload;
@@ -17,9 +18,10 @@ use tokio::sync::Semaphore;
 use crate::exchange::Counters;
 use crate::exchange::client::Client;
 use crate::store::{ObjectStore, StoreError};
-use crate::tree::PlacementKey;
+use crate::tree::{PlacementKey, RootId};
 
 pub use download::{Download, GetOptions};
+pub use mend::Watched;
 pub use stat::Stat;
 pub use upload::{PutOptions, Uploaded};
 
@@ -44,7 +46,7 @@ pub trait Locator: Clone + Send + Sync + 'static {
 /// Stores, fetches and counts content. Cheap to clone.
 #[derive(Clone)]
 pub struct Content<S, L> {
-    store: S,
+    store: Watched<S>,
     locator: L,
     client: Client,
     counters: Arc<Counters>,
@@ -60,6 +62,14 @@ pub enum ContentError {
     /// See [`crate::get::GetError`].
     #[error(transparent)]
     Get(#[from] crate::get::GetError),
+    /// An object of the file is damaged on this node's disk, and nobody else has sent it. The damaged bytes stay.
+    #[error("the copy of {root} on this node's disk is damaged, and no other member sends it whole: {error}")]
+    Damaged {
+        /// The file.
+        root: RootId,
+        /// How the get ended.
+        error: crate::get::GetError,
+    },
     /// There is no room here. Nothing of it stays.
     #[error("the store of this node is full")]
     Full,
@@ -82,12 +92,18 @@ impl<S: ObjectStore, L: Locator> Content<S, L> {
     pub fn new(store: S, locator: L, client: Client, counters: Arc<Counters>) -> Self {
         let reading = Arc::new(Semaphore::new(upload::READING_LEN_MAX));
         let pushing = Arc::new(Semaphore::new(spread::PUSHING_LEN_MAX));
+        let store = Watched::new(store, counters.clone());
         Self { store, locator, client, counters, reading, pushing }
     }
 
     /// The store.
     pub fn store(&self) -> &S {
-        &self.store
+        self.store.inner()
+    }
+
+    /// The store for others that read it, such as the server of other members: what they find damaged is mended.
+    pub fn watched_store(&self) -> Watched<S> {
+        self.store.clone()
     }
 }
 

@@ -12,6 +12,7 @@ use std::time::Duration;
 use p2p_gossip::wire::{ClusterId, Hello, LinkConfig};
 
 use crate::message::{VERSIONS, cap};
+use crate::tree::ObjectRef;
 
 /// Bytes that one link may have sent us and we have not consumed.
 pub const LINK_CREDIT: u32 = 4 << 20;
@@ -43,6 +44,10 @@ pub struct Counters {
     pub frames_skipped: AtomicU64,
     /// Objects that did not match their reference, pushed to us or sent on our request.
     pub objects_bad: AtomicU64,
+    /// Objects of this node that were found damaged on its disk.
+    pub objects_damaged: AtomicU64,
+    /// Those of them that are whole again.
+    pub objects_mended: AtomicU64,
     /// Pushes refused for want of room.
     pub pushes_full: AtomicU64,
     /// Puts refused for want of room on this node.
@@ -63,6 +68,14 @@ pub struct Counters {
     pub bytes_sent: AtomicU64,
     /// Bytes of objects received from others.
     pub bytes_received: AtomicU64,
+}
+
+impl Counters {
+    /// Takes note that a damaged object is whole again.
+    pub(crate) fn mended(&self, reference: &ObjectRef) {
+        count(&self.objects_mended);
+        tracing::info!(object = ?reference.id, "an object that was damaged on the disk is mended");
+    }
 }
 
 /// Counts one more.

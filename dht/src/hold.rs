@@ -9,7 +9,7 @@
 use std::time::Duration;
 
 use crate::object::Object;
-use crate::store::{Found, ObjectTx, ObjectView, RunTime, StoreResult, UploadId};
+use crate::store::{Found, ObjectTx, ObjectView, Row, RunTime, StoreError, StoreResult, UploadId};
 use crate::tree::{ObjectRef, RootId};
 
 /// How long an upload that is not bound is kept after its last sign, in running time of the store.
@@ -17,6 +17,12 @@ pub const UNBOUND_TIME_MAX: Duration = Duration::from_secs(24 * 3600);
 
 /// The part of the configured size that may be filled, in percent: the rest is left for what is already promised.
 pub const FILL_PERCENT_MAX: u64 = 95;
+
+/// Files that are named for a damaged object, though it may be held for more.
+const ROOTS_MAX: u32 = 8;
+
+/// Damaged objects that are looked at to explain why a file cannot be had.
+const DAMAGED_LOOKED_AT: u32 = 1000;
 
 /// Objects that one transaction collects at most, so that it stays short. Cache that goes is not counted: nobody was
 /// promised it.
@@ -27,6 +33,8 @@ const COLLECTED_PER_TX: u32 = 128;
 pub enum Stored {
     /// It is here, and held where an upload was named.
     Stored,
+    /// Likewise, in place of bytes that were damaged.
+    Mended,
     /// There is no room.
     Full,
 }
@@ -57,8 +65,13 @@ pub fn store(tx: &mut dyn ObjectTx, object: &Object, upload: Option<UploadId>) -
     if tx.is_tight() {
         return Ok(Stored::Full);
     }
-    let row = match tx.find(object.reference())? {
-        Some(found) => found.row,
+    let known = tx.row(object.reference())?;
+    let row = match known {
+        Some(Found { row, damaged: false, .. }) => row,
+        Some(Found { row, damaged: true, .. }) => {
+            tx.mend(row, object)?;
+            row
+        }
         None if !make_room(tx, object.payload().len() as u64)? => return Ok(Stored::Full),
         None => tx.insert(object)?,
     };
@@ -66,7 +79,7 @@ pub fn store(tx: &mut dyn ObjectTx, object: &Object, upload: Option<UploadId>) -
         touch(tx, upload)?;
         tx.hold(row, upload)?;
     }
-    Ok(Stored::Stored)
+    Ok(if known.is_some_and(|known| known.damaged) { Stored::Mended } else { Stored::Stored })
 }
 
 /// Holds those of some objects that are here, and wants the others.
@@ -95,7 +108,8 @@ pub fn offer(tx: &mut dyn ObjectTx, upload: UploadId, objects: &[ObjectRef]) -> 
 /// When the store fails.
 pub fn bind(tx: &mut dyn ObjectTx, upload: UploadId, root: RootId, objects: u64) -> StoreResult<Bound> {
     let known = tx.upload(upload)?;
-    let held = known.map_or(0, |upload| upload.objects);
+    // What is damaged is brought again by whoever is told that it is missing.
+    let held = known.map_or(0, |upload| upload.objects) - tx.damaged_of(upload)?;
     // An upload is one file: bound to another root it holds nothing of this one.
     let other = known.and_then(|upload| upload.root).is_some_and(|bound| bound != root);
     if other || held < objects || held == 0 {
@@ -155,6 +169,60 @@ pub fn expire(tx: &mut dyn ObjectTx) -> StoreResult<Expired> {
         Some(upload) => Ok(if release(tx, upload)? { Expired::Upload } else { Expired::Part }),
         None => Ok(Expired::Nothing),
     }
+}
+
+/// What there is to an object that is said to be damaged.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Damage {
+    /// It is as it should be, or not here at all.
+    None,
+    /// It has been known before.
+    Known,
+    /// It was cache, and is gone.
+    Gone,
+    /// It is held for these files, and does not count as there until it is mended. None as long as nothing is bound.
+    Held(Vec<RootId>),
+}
+
+/// Looks at an object that is said to be damaged, and takes note of it if it is.
+///
+/// # Errors
+/// When the store fails.
+pub fn note_damage(tx: &mut dyn ObjectTx, reference: &ObjectRef) -> StoreResult<Damage> {
+    let Some(found) = tx.row(reference)? else { return Ok(Damage::None) };
+    if found.damaged {
+        return Ok(Damage::Known);
+    }
+    match tx.object(reference) {
+        Err(StoreError::Damaged(_)) => {}
+        Err(error) => return Err(error),
+        // It was mended meanwhile.
+        Ok(_) => return Ok(Damage::None),
+    }
+    if found.holds == 0 {
+        tx.remove(found.row)?;
+        return Ok(Damage::Gone);
+    }
+    tx.set_damaged(found.row)?;
+    Ok(Damage::Held(tx.roots(found.row, ROOTS_MAX)?))
+}
+
+/// Objects that are held and known to be damaged, by rows after this one, each with the files that it is held for.
+///
+/// # Errors
+/// When the store fails.
+pub fn damaged(view: &mut dyn ObjectView, after: Row, limit: u32) -> StoreResult<Vec<(Row, ObjectRef, Vec<RootId>)>> {
+    let damaged = view.damaged(after, limit)?;
+    damaged.into_iter().map(|(row, reference)| Ok((row, reference, view.roots(row, ROOTS_MAX)?))).collect()
+}
+
+/// Whether an object of this file is known to be damaged here, among the first that are.
+///
+/// # Errors
+/// When the store fails.
+pub fn is_damaged(view: &mut dyn ObjectView, root: &RootId) -> StoreResult<bool> {
+    let damaged = damaged(view, Row(i64::MIN), DAMAGED_LOOKED_AT)?;
+    Ok(damaged.iter().any(|(_, _, files)| files.contains(root)))
 }
 
 /// How many of some objects are here with a hold bound to `root`: one flag each.

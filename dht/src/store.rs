@@ -5,6 +5,7 @@
 //! and its result comes back only after the transaction is durable.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -32,13 +33,15 @@ pub struct RunTime(pub Duration);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Row(pub i64);
 
-/// An object that is there.
+/// The row of an object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Found {
-    /// Its row.
+    /// Its name.
     pub row: Row,
     /// How many uploads hold it; with none it is cache.
     pub holds: u64,
+    /// Its bytes are known to have changed: it does not count as there, and its holds wait for it to be mended.
+    pub damaged: bool,
 }
 
 /// What is known of an upload.
@@ -80,8 +83,8 @@ pub struct Totals {
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum StoreError {
     /// The bytes of an object are not what was stored, or gone.
-    #[error("the object {0:?} is damaged on disk")]
-    Damaged(Id),
+    #[error("the object {:?} is damaged on disk", .0.id)]
+    Damaged(ObjectRef),
     /// The disk or the file system has no room.
     #[error("the disk is full")]
     DiskFull,
@@ -111,13 +114,13 @@ pub type StoreResult<T> = Result<T, StoreError>;
 
 /// Reading inside one transaction.
 pub trait ObjectView {
-    /// The object, verified. None if it is not there; never None because it could not be read.
+    /// The object, verified. None if it is not there or known to be damaged; never None because it could not be read.
     ///
     /// # Errors
-    /// [`StoreError::Damaged`] when its bytes do not verify.
+    /// [`StoreError::Damaged`] when its bytes do not verify, until somebody has taken note of it.
     fn object(&mut self, reference: &ObjectRef) -> StoreResult<Option<Object>>;
 
-    /// The length of a file whose root object is there.
+    /// The length of a file whose root object is there and not known to be damaged.
     ///
     /// # Errors
     /// When the store fails.
@@ -134,11 +137,31 @@ pub trait ObjectView {
         }
     }
 
+    /// The row of exactly this object, be it damaged or not, without reading its payload.
+    ///
+    /// # Errors
+    /// When the store fails.
+    fn row(&mut self, reference: &ObjectRef) -> StoreResult<Option<Found>>;
+
     /// Whether exactly this object is there, without reading its payload.
     ///
     /// # Errors
     /// When the store fails.
-    fn find(&mut self, reference: &ObjectRef) -> StoreResult<Option<Found>>;
+    fn find(&mut self, reference: &ObjectRef) -> StoreResult<Option<Found>> {
+        Ok(self.row(reference)?.filter(|found| !found.damaged))
+    }
+
+    /// Objects that are held and known to be damaged, by rows after this one.
+    ///
+    /// # Errors
+    /// When the store fails.
+    fn damaged(&mut self, after: Row, limit: u32) -> StoreResult<Vec<(Row, ObjectRef)>>;
+
+    /// Files for which an object is held: those that uploads are bound to, and those that lack copies.
+    ///
+    /// # Errors
+    /// When the store fails.
+    fn roots(&mut self, row: Row, limit: u32) -> StoreResult<Vec<RootId>>;
 
     /// Whether a hold bound to `root` is on the object.
     ///
@@ -189,6 +212,15 @@ pub trait ObjectTx: ObjectView {
 
     /// Adds an object that is not there, as cache.
     fn insert(&mut self, object: &Object) -> StoreResult<Row>;
+
+    /// Takes note that the bytes of an object have changed.
+    fn set_damaged(&mut self, row: Row) -> StoreResult<()>;
+
+    /// Puts the right bytes in place of damaged ones; its holds stay.
+    fn mend(&mut self, row: Row, object: &Object) -> StoreResult<()>;
+
+    /// How many of the objects that an upload holds are known to be damaged.
+    fn damaged_of(&mut self, upload: UploadId) -> StoreResult<u64>;
 
     /// Removes an object that nobody holds; returns its payload's length.
     fn remove(&mut self, row: Row) -> StoreResult<u64>;
@@ -253,6 +285,15 @@ impl MemoryStore {
         self.lock().tight = tight;
     }
 
+    /// Changes the bytes of an object, as a disk does that goes bad: whoever reads it finds out.
+    pub fn damage(&self, reference: &ObjectRef) {
+        let mut tx = self.lock();
+        let row = tx.rows.get(&reference.id).copied();
+        if let Some(stored) = row.and_then(|row| tx.objects.get_mut(&row)) {
+            stored.rotten = true;
+        }
+    }
+
     fn lock(&self) -> std::sync::MutexGuard<'_, MemoryTx> {
         self.tx.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -298,6 +339,10 @@ struct MemoryTx {
 #[derive(Clone)]
 struct Stored {
     object: Object,
+    /// The bytes have changed.
+    rotten: bool,
+    /// Somebody has taken note of that.
+    damaged: bool,
     holders: BTreeSet<UploadId>,
     age: u64,
 }
@@ -317,16 +362,40 @@ impl MemoryTx {
 
 impl ObjectView for MemoryTx {
     fn object(&mut self, reference: &ObjectRef) -> StoreResult<Option<Object>> {
-        Ok(self.stored(reference).map(|(_, stored)| stored.object.clone()))
+        match self.stored(reference) {
+            None => Ok(None),
+            Some((_, stored)) if stored.damaged => Ok(None),
+            Some((_, stored)) if stored.rotten => Err(StoreError::Damaged(*reference)),
+            Some((_, stored)) => Ok(Some(stored.object.clone())),
+        }
     }
 
     fn root_len(&mut self, root: &RootId) -> StoreResult<Option<u64>> {
         let row = self.rows.get(&Id::Root(*root));
-        Ok(row.and_then(|row| self.objects.get(row)).map(|stored| stored.object.reference().len))
+        let stored = row.and_then(|row| self.objects.get(row)).filter(|stored| !stored.damaged);
+        Ok(stored.map(|stored| stored.object.reference().len))
     }
 
-    fn find(&mut self, reference: &ObjectRef) -> StoreResult<Option<Found>> {
-        Ok(self.stored(reference).map(|(row, stored)| Found { row, holds: stored.holders.len() as u64 }))
+    fn row(&mut self, reference: &ObjectRef) -> StoreResult<Option<Found>> {
+        let found = self.stored(reference);
+        let found = found.map(|(row, stored)| (row, stored.holders.len() as u64, stored.damaged));
+        Ok(found.map(|(row, holds, damaged)| Found { row, holds, damaged }))
+    }
+
+    fn damaged(&mut self, after: Row, limit: u32) -> StoreResult<Vec<(Row, ObjectRef)>> {
+        let later = self.objects.range((Bound::Excluded(after), Bound::Unbounded));
+        let damaged = later.filter(|(_, stored)| stored.damaged && !stored.holders.is_empty());
+        Ok(damaged.take(limit as usize).map(|(row, stored)| (*row, *stored.object.reference())).collect())
+    }
+
+    fn roots(&mut self, row: Row, limit: u32) -> StoreResult<Vec<RootId>> {
+        let holders = self.objects.get(&row).map(|stored| stored.holders.iter()).into_iter().flatten();
+        let root = |upload: &UploadId| {
+            let bound = self.uploads.get(upload).and_then(|(root, _, _)| *root);
+            bound.or_else(|| self.pending.get(upload).map(|pending| pending.root))
+        };
+        let roots: BTreeSet<RootId> = holders.flat_map(root).collect();
+        Ok(roots.into_iter().take(limit as usize).collect())
     }
 
     fn is_bound(&mut self, row: Row, root: &RootId) -> StoreResult<bool> {
@@ -379,8 +448,28 @@ impl ObjectTx for MemoryTx {
         let row = Row(self.next_row);
         let age = self.age();
         self.rows.insert(object.reference().id, row);
-        self.objects.insert(row, Stored { object: object.clone(), holders: BTreeSet::new(), age });
+        let stored = Stored { object: object.clone(), rotten: false, damaged: false, holders: BTreeSet::new(), age };
+        self.objects.insert(row, stored);
         Ok(row)
+    }
+
+    fn set_damaged(&mut self, row: Row) -> StoreResult<()> {
+        if let Some(stored) = self.objects.get_mut(&row) {
+            stored.damaged = true;
+        }
+        Ok(())
+    }
+
+    fn mend(&mut self, row: Row, object: &Object) -> StoreResult<()> {
+        if let Some(stored) = self.objects.get_mut(&row) {
+            *stored = Stored { object: object.clone(), rotten: false, damaged: false, ..stored.clone() };
+        }
+        Ok(())
+    }
+
+    fn damaged_of(&mut self, upload: UploadId) -> StoreResult<u64> {
+        let held = self.uploads.get(&upload).map(|(_, _, rows)| rows.iter()).into_iter().flatten();
+        Ok(held.filter_map(|row| self.objects.get(row)).filter(|stored| stored.damaged).count() as u64)
     }
 
     fn remove(&mut self, row: Row) -> StoreResult<u64> {
@@ -461,6 +550,10 @@ mod tests {
 
         fn advance(&self, store: &MemoryStore, time: Duration) {
             store.advance(time);
+        }
+
+        fn damage(&self, store: &MemoryStore, reference: &ObjectRef) {
+            store.damage(reference);
         }
     }
 

@@ -136,6 +136,10 @@ pub(crate) fn content_problem(error: &ContentError) -> Problem {
         ContentError::Get(GetError::OutOfRange(len)) => GetFailure::OutOfRange(*len).problem(),
         ContentError::Get(GetError::Stalled(_)) => Problem::new(Code::TimedOut, message)
             .hint("Its holders may be down; `p2p-cli stat ADDRESS` counts the copies that can be reached."),
+        ContentError::Damaged { root, .. } => Problem::new(Code::Integrity, message).hint(format!(
+            "Bring back the members that hold it (`p2p-cli status`), or put the file again: either mends it. The log names \
+             what is damaged of {root}; look at this machine's disk."
+        )),
         ContentError::Full => {
             Problem::new(Code::Full, message).hint("Raise --storage-max, free disk space, or put on another node.")
         }

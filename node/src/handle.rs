@@ -14,7 +14,7 @@ use p2p_api::{ByteRange, Code, Problem};
 use p2p_dht::content::{Content, Download, GetOptions, Locator, PutOptions};
 use p2p_dht::get::Range;
 use p2p_dht::kademlia::{self, FoundPeer};
-use p2p_dht::store::ObjectStore;
+use p2p_dht::store::{ObjectStore, Row};
 use p2p_dht::tree::{PlacementKey, RootId};
 use p2p_dht::{hold, placement};
 use p2p_gossip::wire::ClusterId;
@@ -250,11 +250,14 @@ impl Handle {
     /// When the store does not answer.
     pub async fn status(&self) -> Result<Status, Problem> {
         let store = self.inner.content.store();
-        let read = store.read(|view| Ok((view.totals()?, hold::room_left(view)?))).await;
-        let (totals, room_left) = read.map_err(|error| store_problem(&error))?;
+        let read = store.read(|view| {
+            let damaged = view.damaged(Row(i64::MIN), health::DAMAGED_COUNTED_MAX)?.len() as u32;
+            Ok((view.totals()?, hold::room_left(view)?, damaged))
+        });
+        let (totals, room_left, damaged) = read.await.map_err(|error| store_problem(&error))?;
         let view = self.inner.net.view.borrow().clone();
         let (storage_max, replicas) = (self.inner.config.storage_max, self.inner.config.replicas);
-        let known = health::Known { view: &view, room_left, storage_max, disk: store.disk_room(), replicas };
+        let known = health::Known { view: &view, room_left, storage_max, damaged, disk: store.disk_room(), replicas };
         let (health, reasons) = health::health(&known);
         Ok(Status {
             peer: self.inner.me.to_string(),

@@ -13,12 +13,17 @@ const ROOM_LOW: u64 = 64 << 20;
 /// Free space of the file system under which the owner is told: soon puts are refused.
 const DISK_FREE_LOW: u64 = 2 * DISK_FREE_MIN;
 
+/// Damaged objects that are counted.
+pub(crate) const DAMAGED_COUNTED_MAX: u32 = 1000;
+
 /// What a node knows about itself.
 pub(crate) struct Known<'a> {
     pub(crate) view: &'a NetView,
     /// Bytes that the store still takes, in place of cache where need be; whatever limits them.
     pub(crate) room_left: u64,
     pub(crate) storage_max: u64,
+    /// Objects that are damaged and not yet mended, counted up to [`DAMAGED_COUNTED_MAX`].
+    pub(crate) damaged: u32,
     /// Where the home is.
     pub(crate) disk: DiskRoom,
     /// Copies of what is put here.
@@ -29,8 +34,10 @@ pub(crate) struct Known<'a> {
 pub(crate) fn health(known: &Known<'_>) -> (Health, Vec<String>) {
     let isolated = known.view.alive.is_empty() && known.view.expects_others;
     let alone = isolated.then(|| "no other member can be reached".to_owned());
-    let troubles: Vec<String> =
-        [alone, too_few(known).filter(|_| !isolated), store(known), disk(known)].into_iter().flatten().collect();
+    let troubles: Vec<String> = [alone, too_few(known).filter(|_| !isolated), damage(known), store(known), disk(known)]
+        .into_iter()
+        .flatten()
+        .collect();
     let health = match (isolated, troubles.is_empty()) {
         (true, _) => Health::Isolated,
         (false, false) => Health::Degraded,
@@ -45,6 +52,16 @@ fn too_few(known: &Known<'_>) -> Option<String> {
     let wanted = all.min(known.replicas as usize);
     (here < wanted)
         .then(|| format!("only {here} members can be reached, this one included: too few for {wanted} copies"))
+}
+
+fn damage(known: &Known<'_>) -> Option<String> {
+    let many = match known.damaged {
+        0 => return None,
+        1 => "1 object is".to_owned(),
+        DAMAGED_COUNTED_MAX.. => format!("{DAMAGED_COUNTED_MAX} objects or more are"),
+        some => format!("{some} objects are"),
+    };
+    Some(format!("{many} damaged on the disk, and no member has sent them again yet: look at the disk"))
 }
 
 /// The disk may be what leaves no room; then it is named instead.
@@ -91,7 +108,7 @@ mod tests {
 
     fn fine(view: &NetView) -> Known<'_> {
         let disk = DiskRoom { free: 1 << 40, low: false, tight: false, refused: 0 };
-        Known { view, room_left: 1 << 40, storage_max: 1000 << 20, disk, replicas: 3 }
+        Known { view, room_left: 1 << 40, storage_max: 1000 << 20, damaged: 0, disk, replicas: 3 }
     }
 
     fn check(known: &Known<'_>, health: Health, named: &str) {
@@ -129,6 +146,14 @@ mod tests {
         let refusing = Known { room_left: 0, disk: disk(DISK_FREE_MIN + 5, false), ..fine(&view) };
         check(&refusing, Health::Degraded, "disk is full");
         check(&Known { disk: disk(5, true), ..fine(&view) }, Health::Degraded, "disk has run out");
+    }
+
+    #[test]
+    fn damage_is_counted_until_it_is_mended() {
+        let view = view(4, 4);
+        for (damaged, said) in [(1, "1 object is"), (7, "7 objects are"), (1000, "1000 objects or more are")] {
+            check(&Known { damaged, ..fine(&view) }, Health::Degraded, said);
+        }
     }
 
     #[test]

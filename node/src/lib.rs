@@ -32,7 +32,7 @@ use std::time::{Duration, Instant};
 
 use libp2p::Multiaddr;
 use libp2p::multiaddr::Protocol;
-use p2p_dht::content::Content;
+use p2p_dht::content::{Content, Watched};
 use p2p_dht::exchange::Counters;
 use p2p_dht::exchange::client::Client;
 use p2p_dht::exchange::server::Server;
@@ -178,7 +178,7 @@ impl Node {
             counters: net_counters.clone(),
         };
         let content = Content::new(store.clone(), network.clone(), client.clone(), counters.clone());
-        let server = Server::new(store.clone(), current, counters.clone());
+        let server = Server::new(content.watched_store(), current, counters.clone());
         let server = match &faults {
             Some(faults) => server.with_faults(faults.serving()),
             None => server,
@@ -212,6 +212,7 @@ impl Node {
         tasks.spawn(tidy(store.clone(), client, counters));
         tasks.spawn(give_back_memory());
         tasks.spawn(resume(handle.clone(), pending));
+        tasks.spawn(keep_whole(handle.clone()));
         let api = http::Api { handle: handle.clone(), metrics, counters: api_counters };
         let api = tokio::spawn(http::serve(listener, api, stopping));
         tracing::info!(%peer, home = %handle.inner.config.home.display(), "node started");
@@ -249,7 +250,7 @@ impl Node {
 }
 
 /// Hands every stream that a member opens to a task of its own.
-async fn serve_peers(server: Server<Objects>, mut inbound: Inbound) {
+async fn serve_peers(server: Server<Watched<Objects>>, mut inbound: Inbound) {
     let mut streams = JoinSet::new();
     loop {
         tokio::select! {
@@ -300,6 +301,12 @@ async fn resume(handle: Handle, pending: Vec<Pending>) {
         tracing::info!(puts = pending.len(), "bringing copies of earlier puts");
         handle.inner.content.resume_puts(&pending, STALL_DEFAULT).await;
     }
+}
+
+/// Mends what is damaged on the disk, once there is anybody who could help.
+async fn keep_whole(handle: Handle) {
+    handle.until_ready().await;
+    handle.inner.content.clone().keep_whole().await;
 }
 
 fn make_home(home: &Path) -> Result<(), StartError> {

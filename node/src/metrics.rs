@@ -125,7 +125,7 @@ impl Collector for All {
     }
 }
 
-fn exchange_counters(counters: &Counters) -> [Named<'_>; 16] {
+fn exchange_counters(counters: &Counters) -> [Named<'_>; 18] {
     let Counters {
         streams_refused,
         links_broken,
@@ -133,6 +133,8 @@ fn exchange_counters(counters: &Counters) -> [Named<'_>; 16] {
         links_idle,
         frames_skipped,
         objects_bad,
+        objects_damaged,
+        objects_mended,
         pushes_full,
         puts_full,
         puts_partial,
@@ -151,6 +153,8 @@ fn exchange_counters(counters: &Counters) -> [Named<'_>; 16] {
         ("p2p_links_idle", "Links closed because nobody used them", links_idle),
         ("p2p_frames_skipped", "Frames of unknown types that were thrown away", frames_skipped),
         ("p2p_objects_bad", "Objects that did not match their address", objects_bad),
+        ("p2p_objects_damaged", "Objects of this node found damaged on its disk", objects_damaged),
+        ("p2p_objects_mended", "Damaged objects that are whole again", objects_mended),
         ("p2p_pushes_full", "Pushes of members refused for want of room", pushes_full),
         ("p2p_puts_full", "Puts refused for want of room", puts_full),
         ("p2p_puts_partial", "Puts that reported fewer copies than asked for", puts_partial),

@@ -18,11 +18,11 @@ use crate::blocking;
 use crate::exchange::client::{AskError, Lane};
 use crate::exchange::{add, count};
 use crate::get::{Effect, Get, GetConfig, Input, Outcome, Range, SOURCE_SILENT_MAX, WINDOW_LEN, Want, Wanted};
-use crate::hold;
+use crate::hold::{self, Stored};
 use crate::message::{Reply, Request};
 use crate::object::Object;
 use crate::placement::READ_CANDIDATES;
-use crate::store::ObjectStore;
+use crate::store::{ObjectStore, StoreError, StoreResult};
 use crate::tree::{GEOMETRY, ObjectRef, PlacementKey, RootId};
 
 /// What a get asks for.
@@ -165,7 +165,8 @@ impl<S: ObjectStore, L: Locator> Run<S, L> {
                     Effect::Finished => finished = true,
                     Effect::Failed(error) => {
                         self.count_stats(&get);
-                        return self.fail(error.into(), &deliver).await;
+                        let error = self.content.reason(self.root, error).await;
+                        return self.fail(error, &deliver).await;
                     }
                     other => self.act(other),
                 }
@@ -334,11 +335,13 @@ impl<S: ObjectStore, L: Locator> Run<S, L> {
         if !self.cache || peer == self.content.locator.me() {
             return;
         }
-        let (store, kept) = (self.content.store.clone(), object.clone());
+        let (content, kept) = (self.content.clone(), object.clone());
         let task = tokio::spawn(async move {
-            let done = store.write(kept.payload().len(), move |tx| hold::store(tx, &kept, None)).await;
-            if let Err(error) = done {
-                tracing::debug!(%error, "not kept as cache");
+            let reference = *kept.reference();
+            match content.store.write(kept.payload().len(), move |tx| hold::store(tx, &kept, None)).await {
+                Ok(Stored::Mended) => content.counters.mended(&reference),
+                Ok(Stored::Stored | Stored::Full) => {}
+                Err(error) => tracing::debug!(%error, "not kept as cache"),
             }
         });
         if object.is_leaf() {
@@ -412,10 +415,12 @@ impl<S: ObjectStore, L: Locator> Content<S, L> {
     }
 }
 
-fn local(read: Result<Option<Object>, crate::store::StoreError>) -> Result<Object, Outcome> {
+fn local(read: StoreResult<Option<Object>>) -> Result<Object, Outcome> {
     match read {
         Ok(Some(object)) => Ok(object),
         Ok(None) => Err(Outcome::Absent),
+        // Whoever watches the store has said so.
+        Err(StoreError::Damaged(_)) => Err(Outcome::Absent),
         Err(error) => {
             tracing::error!(%error, "cannot read an object; asking others for it");
             Err(Outcome::Failed)

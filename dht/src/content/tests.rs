@@ -21,9 +21,9 @@ use crate::get::{GetError, Range};
 use crate::kademlia::{self, Kademlia};
 use crate::message::{PROTOCOL, Reply, Request, VERSIONS, cap};
 use crate::placement;
-use crate::store::MemoryStore;
+use crate::store::{MemoryStore, Row};
 use crate::testing::bytes;
-use crate::tree::RootId;
+use crate::tree::{ObjectRef, RootId};
 
 const CLUSTER: ClusterId = ClusterId([7; 16]);
 const STALL: Duration = Duration::from_secs(10);
@@ -90,6 +90,7 @@ const HOSTILE: [Manner; 9] = [
 
 struct Member {
     content: Content<MemoryStore, Everybody>,
+    store: MemoryStore,
     counters: Arc<Counters>,
 }
 
@@ -112,10 +113,12 @@ async fn network(manners: &[Manner]) -> Vec<Member> {
         let (_cluster, current) = watch::channel(CLUSTER);
         let client = Client::new(control, current.clone(), counters.clone());
         let locator = Everybody { me, members: addresses.keys().copied().collect() };
-        let server = Server::new(store.clone(), current, counters.clone());
+        let content = Content::new(store.clone(), locator, client, counters.clone());
+        let server = Server::new(content.watched_store(), current, counters.clone());
         tokio::spawn(async move { while swarm.next().await.is_some() {} });
         tokio::spawn(accept(inbound, server, *manner));
-        members.push(Member { content: Content::new(store, locator, client, counters.clone()), counters });
+        tokio::spawn(content.clone().keep_whole());
+        members.push(Member { content, store, counters });
     }
     members
 }
@@ -148,7 +151,7 @@ async fn swarm() -> Started {
     }
 }
 
-async fn accept(mut inbound: Inbound, server: Server<MemoryStore>, manner: Manner) {
+async fn accept(mut inbound: Inbound, server: Server<Watched<MemoryStore>>, manner: Manner) {
     while let Some((peer, stream)) = inbound.recv().await {
         if manner == Manner::Honest {
             tokio::spawn(server.clone().serve(peer, stream));
@@ -224,7 +227,11 @@ async fn put(member: &Member, content: &Bytes, acks: u32) -> Uploaded {
 }
 
 async fn get(member: &Member, root: RootId, cache: bool) -> Result<Vec<u8>, ContentError> {
-    let options = GetOptions { range: Range::ALL, cache, stall: STALL };
+    get_within(STALL, member, root, cache).await
+}
+
+async fn get_within(stall: Duration, member: &Member, root: RootId, cache: bool) -> Result<Vec<u8>, ContentError> {
+    let options = GetOptions { range: Range::ALL, cache, stall };
     let mut download = member.content.get(root, options).await?;
     let mut found = Vec::new();
     while let Some(part) = download.next().await {
@@ -358,5 +365,103 @@ async fn a_lie_is_counted_and_never_kept() {
         assert!(bad >= 1, "{manner:?}");
         let totals = members[0].content.store().read(|view| view.totals()).await.expect("read");
         assert_eq!(totals.objects, 0);
+    }
+}
+
+/// Waits until a member has nothing damaged that it knows of, and this object whole.
+async fn until_mended(member: &Member, reference: ObjectRef) {
+    let deadline = tokio::time::Instant::now() + STALL;
+    loop {
+        let look = member.store.read(move |view| {
+            let known = view.damaged(Row(i64::MIN), 100)?.len();
+            Ok((known, view.object(&reference)?.is_some()))
+        });
+        if matches!(look.await, Ok((0, true))) {
+            return;
+        }
+        assert!(tokio::time::Instant::now() < deadline, "{reference:?} is not mended");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+async fn is_bound(member: &Member, root: RootId, reference: ObjectRef) -> bool {
+    let bound = member.store.read(move |view| crate::hold::bound(view, &root, &[reference])).await;
+    bound.expect("read") == [true]
+}
+
+/// Somebody who holds an object for good.
+async fn holder(members: &[Member], root: RootId, reference: ObjectRef) -> &Member {
+    for member in members {
+        if is_bound(member, root, reference).await {
+            return member;
+        }
+    }
+    panic!("nobody holds {reference:?}");
+}
+
+fn counted(member: &Member) -> (u64, u64) {
+    let get = |counter: &std::sync::atomic::AtomicU64| counter.load(std::sync::atomic::Ordering::Relaxed);
+    (get(&member.counters.objects_damaged), get(&member.counters.objects_mended))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_damaged_on_a_holder_is_never_served_and_mended_from_another() {
+    let members = network(&[Manner::Honest; 4]).await;
+    // One leaf; leaves placed under the root; leaves in two extents.
+    for (seed, len) in [(1, 70_000), (2, 3 << 20), (3, (20 << 20) + 5)] {
+        let content = bytes(seed, len);
+        let root = put(&members[0], &content, 3).await.root;
+        let mut objects = Vec::new();
+        for member in &members {
+            if let Some(object) = member.store.read(move |view| view.root(&root)).await.expect("read") {
+                objects = [*object.reference()].into_iter().chain(object.children()).collect();
+            }
+        }
+        // The root, a leaf in the middle and the last one, each on one who holds it. Found by a get through that node, or
+        // because another asks for it.
+        for (n, reference) in [0, objects.len() / 2, objects.len() - 1].map(|i| objects[i]).into_iter().enumerate() {
+            let holder = holder(&members, root, reference).await;
+            let (damaged, mended) = counted(holder);
+            holder.store.damage(&reference);
+            if n % 2 == 0 {
+                // Kept or not: what is not kept is brought once more.
+                assert!(get(holder, root, n == 0).await.expect("found") == content, "{len} by {n}");
+            } else {
+                let other = members.iter().find(|member| !std::ptr::eq(*member, holder)).expect("another");
+                let asked = other.content.client.ask(holder.content.locator.me, Lane::Ask, Request::Get(reference));
+                assert_eq!(asked.await.expect("an answer"), Reply::Absent);
+            }
+            until_mended(holder, reference).await;
+            assert_eq!(counted(holder), (damaged + 1, mended + 1));
+            assert!(is_bound(holder, root, reference).await, "no hold is lost");
+        }
+        let stat = members[3].content.stat(root, STALL).await.expect("found");
+        assert_eq!(stat.copies_min, 3);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_damaged_everywhere_is_said_to_be_so_and_kept_until_it_is_put_again() {
+    let members = network(&[Manner::Honest; 1]).await;
+    for (seed, len) in [(1, 70_000), (2, 3 << 20)] {
+        let content = bytes(seed, len);
+        let options = PutOptions { replicas: 1, acks: 1, stall: STALL };
+        let parts = || futures::stream::iter([Ok(content.clone())]);
+        let root = members[0].content.put(parts(), options).await.expect("stored").root;
+        let object = members[0].store.read(move |view| view.root(&root)).await.expect("read").expect("there");
+        let reference = object.children().last().copied().unwrap_or(*object.reference());
+        let (damaged, mended) = counted(&members[0]);
+        members[0].store.damage(&reference);
+        for _ in 0..2 {
+            let stall = Duration::from_millis(300);
+            let failed = get_within(stall, &members[0], root, false).await.expect_err("nobody has it");
+            assert!(matches!(failed, ContentError::Damaged { root: named, .. } if named == root), "{failed}");
+        }
+        assert_eq!(counted(&members[0]), (damaged + 1, mended), "it is said once");
+        let row = members[0].store.read(move |view| view.row(&reference)).await.expect("read");
+        assert!(row.is_some_and(|row| row.damaged && row.holds > 0), "it is kept: {row:?}");
+        assert_eq!(members[0].content.put(parts(), options).await.expect("stored").root, root);
+        assert!(get(&members[0], root, false).await.expect("found") == content);
+        assert_eq!(counted(&members[0]), (damaged + 1, mended + 1));
     }
 }

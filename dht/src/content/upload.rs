@@ -218,9 +218,13 @@ impl<S: ObjectStore, L: Locator> Content<S, L> {
     }
 
     async fn store_here(&self, object: Object, staging: UploadId) -> Result<(), ContentError> {
-        let len = object.payload().len();
+        let (len, reference) = (object.payload().len(), *object.reference());
         match self.store.write(len, move |tx| hold::store(tx, &object, Some(staging))).await {
             Ok(Stored::Stored) => Ok(()),
+            Ok(Stored::Mended) => {
+                self.counters.mended(&reference);
+                Ok(())
+            }
             Ok(Stored::Full) | Err(StoreError::DiskFull) => {
                 count(&self.counters.puts_full);
                 Err(ContentError::Full)
@@ -240,7 +244,7 @@ impl<S: ObjectStore, L: Locator> Content<S, L> {
         let mut queue = under_root.clone();
         while let Some(reference) = queue.pop() {
             let found = self.store.read(move |view| view.object(&reference)).await?;
-            let object = found.ok_or(StoreError::Damaged(reference.id))?;
+            let object = found.ok_or(StoreError::Damaged(reference))?;
             let (leaves, indexes): (Vec<ObjectRef>, Vec<ObjectRef>) =
                 object.children().into_iter().partition(|child| GEOMETRY.child_count(child.len) == 0);
             for group in group_leaves(&GEOMETRY, root, len, &leaves).into_iter().filter(|g| !g.objects.is_empty()) {

@@ -232,6 +232,8 @@ impl<S: ObjectStore> Server<S> {
         match done {
             Ok(reply) => reply,
             Err(StoreError::DiskFull) => self.full(),
+            // Whoever watches the store has seen to it.
+            Err(StoreError::Damaged(_)) => Reply::Absent,
             Err(error) => {
                 tracing::warn!(%peer, %error, "cannot answer: the store failed");
                 Reply::Refused(Refusal::Failed)
@@ -262,6 +264,10 @@ impl<S: ObjectStore> Server<S> {
         let stored = self.store.write(len, move |tx| hold::store(tx, &object, Some(upload))).await?;
         Ok(match stored {
             Stored::Stored => Reply::Stored,
+            Stored::Mended => {
+                self.counters.mended(&reference);
+                Reply::Stored
+            }
             Stored::Full => self.full(),
         })
     }

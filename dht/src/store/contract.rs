@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::{ObjectStore, ObjectTx, Pending, RunTime, StoreError, StoreResult, UploadId};
-use crate::hold::{self, Bound, Expired, Offered, Stored, UNBOUND_TIME_MAX};
+use super::{ObjectStore, ObjectTx, Pending, Row, RunTime, StoreError, StoreResult, UploadId};
+use crate::hold::{self, Bound, Damage, Expired, Offered, Stored, UNBOUND_TIME_MAX};
 use crate::object::Object;
 use crate::tree::{Id, ObjectRef, RootId};
 
@@ -20,6 +20,9 @@ pub trait Subject {
 
     /// Lets its running time pass.
     fn advance(&self, store: &Self::Store, time: Duration);
+
+    /// Changes the bytes of an object behind its back.
+    fn damage(&self, store: &Self::Store, reference: &ObjectRef);
 }
 
 /// Runs the whole suite.
@@ -37,6 +40,10 @@ pub async fn check(subject: &impl Subject) {
     pending_uploads_are_remembered_until_settled(&subject.open(u64::MAX)).await;
     unbound_uploads_expire_and_bound_ones_do_not(subject).await;
     what_expired_makes_room(subject).await;
+    what_is_damaged_does_not_count_until_it_is_mended(subject).await;
+    a_bind_wants_damaged_objects_again(subject).await;
+    damaged_cache_goes(subject).await;
+    what_is_whole_is_not_damaged_by_being_called_so(subject).await;
 }
 
 /// Runs the same random operations on two stores, and compares all that can be seen of them after each.
@@ -234,6 +241,111 @@ async fn what_expired_makes_room(subject: &impl Subject) {
     assert_eq!(put(&store, &object(9), Some(OTHER)).await, Stored::Full);
     subject.advance(&store, UNBOUND_TIME_MAX + Duration::from_secs(1));
     assert_eq!(put(&store, &object(9), Some(OTHER)).await, Stored::Stored);
+}
+
+async fn note_damage<S: ObjectStore>(store: &S, object: &Object) -> Damage {
+    let reference = *object.reference();
+    store.write(0, move |tx| hold::note_damage(tx, &reference)).await.expect("the store works")
+}
+
+async fn known_damage<S: ObjectStore>(store: &S) -> Vec<ObjectRef> {
+    let damaged = store.read(|view| view.damaged(Row(i64::MIN), 100)).await.expect("the store works");
+    damaged.into_iter().map(|(_, reference)| reference).collect()
+}
+
+async fn read<S: ObjectStore>(store: &S, object: &Object) -> StoreResult<Option<Object>> {
+    let reference = *object.reference();
+    store.read(move |view| view.object(&reference)).await
+}
+
+async fn what_is_damaged_does_not_count_until_it_is_mended(subject: &impl Subject) {
+    let store = subject.open(u64::MAX);
+    let (object, file) = (object(1), root(&object(1)));
+    let reference = *object.reference();
+    put(&store, &object, Some(UPLOAD)).await;
+    put(&store, &object, Some(OTHER)).await;
+    assert_eq!(bind(&store, UPLOAD, file, 1).await, Bound::Bound);
+    let pending = Pending { staging: OTHER, copies: UploadId([9; 16]), root: RootId([9; 32]), len: 1, replicas: 3 };
+    store.write(0, move |tx| tx.add_pending(&pending)).await.expect("the store works");
+    subject.damage(&store, &reference);
+    assert!(matches!(read(&store, &object).await, Err(StoreError::Damaged(found)) if found == reference));
+    let mut roots = vec![file, RootId([9; 32])];
+    roots.sort_unstable();
+    assert_eq!(note_damage(&store, &object).await, Damage::Held(roots));
+    assert_eq!(note_damage(&store, &object).await, Damage::Known);
+    // From here on it is as if it were not there, but for its holds.
+    assert!(!has(&store, &object).await);
+    assert_eq!(read(&store, &object).await.expect("the store works"), None);
+    assert_eq!(store.read(move |view| view.root_len(&file)).await.expect("the store works"), None);
+    let bound = store.read(move |view| hold::bound(view, &file, &[reference])).await;
+    assert_eq!(bound.expect("the store works"), [false]);
+    assert_eq!(known_damage(&store).await, [reference]);
+    let offered = store.write(0, move |tx| hold::offer(tx, UPLOAD, &[reference])).await.expect("the store works");
+    assert_eq!(offered, Offered::Wanted(vec![true]));
+    for root in [file, RootId([9; 32])] {
+        assert!(store.read(move |view| hold::is_damaged(view, &root)).await.expect("the store works"));
+    }
+    // Whoever brings it mends it: a get that keeps what it fetches, a push, a put.
+    for upload in [None, Some(OTHER)] {
+        assert_eq!(put(&store, &object, upload).await, Stored::Mended);
+        check_mended(&store, &object).await;
+        assert_eq!(put(&store, &object, upload).await, Stored::Stored);
+        subject.damage(&store, &reference);
+        note_damage(&store, &object).await;
+        assert!(!has(&store, &object).await);
+    }
+}
+
+async fn check_mended<S: ObjectStore>(store: &S, object: &Object) {
+    let (reference, file) = (*object.reference(), root(object));
+    assert_eq!(read(store, object).await.expect("the store works").as_ref(), Some(object));
+    let found = store.read(move |view| view.find(&reference)).await.expect("the store works").expect("there");
+    assert_eq!((found.holds, found.damaged), (2, false), "no hold is lost");
+    let bound = store.read(move |view| hold::bound(view, &file, &[reference])).await;
+    assert_eq!(bound.expect("the store works"), [true]);
+    assert_eq!(known_damage(store).await, []);
+    let totals = store.read(|view| view.totals()).await.expect("the store works");
+    assert_eq!((totals.objects, totals.bytes), (1, 100));
+}
+
+async fn a_bind_wants_damaged_objects_again(subject: &impl Subject) {
+    let store = subject.open(u64::MAX);
+    let file = RootId([7; 32]);
+    for n in 1..4 {
+        put(&store, &object(n), Some(UPLOAD)).await;
+        put(&store, &object(n), Some(OTHER)).await;
+    }
+    subject.damage(&store, object(2).reference());
+    assert_eq!(note_damage(&store, &object(2)).await, Damage::Held(vec![]), "nothing is bound yet");
+    assert_eq!(bind(&store, UPLOAD, file, 3).await, Bound::Missing(2));
+    assert_eq!(put(&store, &object(2), Some(UPLOAD)).await, Stored::Mended);
+    assert_eq!(bind(&store, UPLOAD, file, 3).await, Bound::Bound);
+    assert_eq!(bind(&store, OTHER, file, 3).await, Bound::Bound, "it is mended for all who hold it");
+}
+
+async fn damaged_cache_goes(subject: &impl Subject) {
+    let store = subject.open(u64::MAX);
+    put(&store, &object(1), None).await;
+    put(&store, &object(2), Some(UPLOAD)).await;
+    for n in [1, 2] {
+        subject.damage(&store, object(n).reference());
+    }
+    assert_eq!(note_damage(&store, &object(1)).await, Damage::Gone);
+    note_damage(&store, &object(2)).await;
+    assert_eq!(known_damage(&store).await, [*object(2).reference()]);
+    assert!(store.write(0, |tx| hold::release(tx, UPLOAD)).await.expect("the store works"));
+    assert_eq!(known_damage(&store).await, [], "nobody holds it any more");
+    assert!(!has(&store, &object(2)).await);
+    let totals = store.read(|view| view.totals()).await.expect("the store works");
+    assert_eq!((totals.objects, totals.bytes), (1, 100), "it goes like any cache");
+}
+
+async fn what_is_whole_is_not_damaged_by_being_called_so(subject: &impl Subject) {
+    let store = subject.open(u64::MAX);
+    put(&store, &object(1), Some(UPLOAD)).await;
+    assert_eq!(note_damage(&store, &object(1)).await, Damage::None);
+    assert_eq!(note_damage(&store, &object(2)).await, Damage::None, "it is not here at all");
+    assert!(has(&store, &object(1)).await);
 }
 
 /// A small generator of repeatable numbers (SplitMix64, Steele et al. 2014).

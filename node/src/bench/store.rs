@@ -50,7 +50,7 @@ pub(super) async fn measure(scratch: &Scratch, size: u64) -> Result<Vec<Stage>, 
 async fn write(store: &Objects, object: Object) -> Result<(), Problem> {
     let len = object.payload().len();
     match store.write(len, move |tx| hold::store(tx, &object, Some(UPLOAD))).await {
-        Ok(Stored::Stored) => Ok(()),
+        Ok(Stored::Stored | Stored::Mended) => Ok(()),
         Ok(Stored::Full) | Err(StoreError::DiskFull) => {
             Err(Problem::new(Code::Full, "the disk has no room for the measurement"))
         }

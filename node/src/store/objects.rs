@@ -14,10 +14,11 @@ use super::room::Room;
 use tables::{State, Tx, View, Writing, describe, store_error};
 
 /// Version of the schema that this program writes.
-const SCHEMA_VERSION: i64 = 1;
+const SCHEMA_VERSION: i64 = 2;
 
 /// Steps from each version of the schema to the next.
-const SCHEMA_STEPS: [&str; SCHEMA_VERSION as usize] = [include_str!("objects/schema.sql")];
+const SCHEMA_STEPS: [&str; SCHEMA_VERSION as usize] =
+    [include_str!("objects/schema.sql"), include_str!("objects/schema-2.sql")];
 
 /// Bytes of a page: a payload of 1 MiB takes sixteen, and reads and writes of it go by these.
 const PAGE_LEN: u32 = 64 << 10;

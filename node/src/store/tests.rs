@@ -8,6 +8,7 @@ use std::sync::Mutex;
 use p2p_dht::hold;
 use p2p_dht::store::contract::{self, Subject};
 use p2p_dht::store::{MemoryStore, UploadId};
+use p2p_dht::tree::ObjectRef;
 use tempfile::TempDir;
 
 use super::*;
@@ -34,6 +35,14 @@ impl Subject for OnDisk {
         // The latest store is the one whose time passes.
         let homes = self.homes.lock().expect("no panic");
         *homes.last().expect("a store").1.lock().expect("no panic") += time;
+    }
+
+    fn damage(&self, _store: &Objects, reference: &ObjectRef) {
+        let homes = self.homes.lock().expect("no panic");
+        let db = rusqlite::Connection::open(homes.last().expect("a store").0.path().join(FILE_NAME));
+        let sql = "UPDATE payloads SET bytes = CAST(zeroblob(length(bytes)) AS BLOB)
+                   WHERE row = (SELECT row FROM objects WHERE id = ?1)";
+        assert_eq!(db.expect("a database").execute(sql, [&reference.id.bytes()[..]]).expect("damage"), 1);
     }
 }
 
@@ -131,6 +140,34 @@ async fn a_flipped_byte_is_reported_and_never_served() {
     let reference = *object(1, 5000).reference();
     let read = store.read(move |view| view.object(&reference)).await;
     assert!(matches!(read, Err(StoreError::Damaged(_))), "{read:?}");
+}
+
+#[tokio::test]
+async fn a_store_of_the_first_version_is_taken_over() {
+    let home = tempfile::tempdir().expect("a folder");
+    let db = rusqlite::Connection::open(home.path().join(FILE_NAME)).expect("a database");
+    objects::set_up_writing(&db, true, 0).expect("set up");
+    db.execute_batch(include_str!("objects/schema.sql")).expect("the first schema");
+    db.pragma_update(None, "user_version", 1).expect("set");
+    let object = object(1, 5000);
+    let (reference, id) = (*object.reference(), &object.reference().id.bytes()[..]);
+    let sql = "INSERT INTO objects (id, is_root, offset, len, size, holds, age) VALUES (?1, 0, ?2, ?3, ?3, 1, 1)";
+    db.execute(sql, (id, reference.offset as i64, reference.len as i64)).expect("inserted");
+    db.execute("INSERT INTO payloads VALUES (1, ?1)", [&object.payload()[..]]).expect("inserted");
+    db.execute("INSERT INTO uploads VALUES (1, ?1, ?2, 0, 1)", ([1_u8; 16], [2_u8; 32])).expect("inserted");
+    db.execute("INSERT INTO holds VALUES (1, 1)", []).expect("inserted");
+    db.execute("UPDATE state SET objects = 1, bytes = 5000, run_ms = 7000, age = 1", []).expect("updated");
+    drop(db);
+    for _ in 0..2 {
+        let store = open(&home);
+        let view =
+            move |view: &mut dyn ObjectView| Ok((view.object(&reference)?, view.row(&reference)?, view.totals()?));
+        let (read, row, totals) = store.read(view).await.expect("read");
+        assert_eq!(read.as_ref(), Some(&object));
+        assert_eq!(row.map(|row| (row.holds, row.damaged)), Some((1, false)));
+        assert_eq!((totals.objects, totals.bytes), (1, 5000));
+        store.close().await;
+    }
 }
 
 #[tokio::test]

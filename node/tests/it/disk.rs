@@ -101,6 +101,48 @@ async fn a_node_whose_disk_fails_ends_at_once_says_why_and_loses_nothing() {
     }
 }
 
+/// Changes one byte of a file where these bytes stand in it, and nowhere else.
+fn flip(path: &Path, needle: &[u8]) {
+    let mut bytes = std::fs::read(path).expect("a file");
+    let found: Vec<usize> = (0..bytes.len() - needle.len()).filter(|at| bytes[*at..].starts_with(needle)).collect();
+    assert_eq!(found.len(), 1, "the bytes stand there once");
+    bytes[found[0]] ^= 1;
+    std::fs::write(path, bytes).expect("written");
+}
+
+async fn metric(node: &Node, name: &str) -> u64 {
+    let metrics = raw(node, "GET /metrics", None).await;
+    let line = metrics.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+    line.and_then(|value| value.parse().ok()).unwrap_or_else(|| panic!("{name} is missing in {metrics}"))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_byte_that_changed_on_the_disk_is_mended_from_the_other_copy() {
+    let (first_home, second_home) = (home(), home());
+    let first = Node::start(config(first_home.path())).await.expect("it starts");
+    let ticket = first.handle().ticket().ticket;
+    let second = Node::start(Config { join: vec![ticket], ..config(second_home.path()) }).await.expect("it starts");
+    client(&second).wait(Some(2), Duration::from_secs(20)).await.expect("they meet");
+    let bytes = noise(1, 3 << 20);
+    let put = try_put(&client(&first), bytes.clone()).await.expect("stored");
+    assert_eq!(put.copies, 2);
+    first.stop().await;
+    flip(&first_home.path().join("objects.db"), &bytes[1_500_000..1_500_032]);
+    let first = Node::start(config(first_home.path())).await.expect("it starts again");
+    client(&first).wait(Some(2), Duration::from_secs(20)).await.expect("they meet again");
+    assert!(super::get(&client(&first), &put.address).await == bytes, "wrong bytes are never served");
+    let mended = async {
+        while metric(&first, "p2p_objects_mended_total").await == 0 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), mended).await.expect("it is mended");
+    assert_eq!(metric(&first, "p2p_objects_damaged_total").await, 1);
+    second.stop().await;
+    assert!(super::get(&client(&first), &put.address).await == bytes, "its own copy is whole again");
+    first.stop().await;
+}
+
 /// A file system of memory, which root may mount.
 struct Mounted(TempDir);
 

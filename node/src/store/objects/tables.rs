@@ -8,7 +8,7 @@ use p2p_dht::object::Object;
 use p2p_dht::store::{
     Found, ObjectTx, ObjectView, Pending, Row, RunTime, StoreError, StoreResult, Totals, Upload, UploadId,
 };
-use p2p_dht::tree::{Id, ObjectRef, RootId};
+use p2p_dht::tree::{ChainingValue, Id, ObjectRef, RootId};
 use p2p_gossip::wire::Buffer;
 use rusqlite::{Connection, ErrorCode, OptionalExtension, Params, ffi, params};
 
@@ -155,6 +155,25 @@ impl ObjectTx for Tx {
         Ok(Row(row))
     }
 
+    fn set_damaged(&mut self, row: Row) -> StoreResult<()> {
+        self.run("UPDATE objects SET damaged = 1 WHERE row = ?1", [row.0]).map(drop)
+    }
+
+    fn mend(&mut self, row: Row, object: &Object) -> StoreResult<()> {
+        self.run(
+            "INSERT OR REPLACE INTO payloads (row, bytes) VALUES (?1, ?2)",
+            params![row.0, &object.payload()[..]],
+        )?;
+        self.run("UPDATE objects SET damaged = 0 WHERE row = ?1", [row.0]).map(drop)
+    }
+
+    fn damaged_of(&mut self, upload: UploadId) -> StoreResult<u64> {
+        // Seldom is anything damaged, so that is looked up first.
+        let sql = "SELECT count(*) FROM objects CROSS JOIN holds ON holds.object = objects.row
+                   WHERE damaged AND holds.upload = (SELECT row FROM uploads WHERE id = ?1)";
+        Ok(query_one(&self.db, sql, [&upload.0[..]], |row| row.get(0))?.unwrap_or(0))
+    }
+
     fn remove(&mut self, row: Row) -> StoreResult<u64> {
         let size: Option<i64> =
             query_one(&self.db, "DELETE FROM objects WHERE row = ?1 AND holds = 0 RETURNING size", [row.0], |found| {
@@ -237,23 +256,45 @@ impl ObjectTx for Tx {
 
 impl<W: Counted> ObjectView for View<W> {
     fn object(&mut self, reference: &ObjectRef) -> StoreResult<Option<Object>> {
-        let sql = "SELECT bytes FROM payloads JOIN objects USING (row)
-                   WHERE id = ?1 AND is_root = ?2 AND offset = ?3 AND len = ?4";
-        let bytes: Option<Bytes> =
-            query_one(&self.db, sql, key(reference), |row| Ok(Buffer::copy_of(row.get_ref(0)?.as_blob()?).freeze()))?;
+        let sql = "SELECT bytes FROM objects LEFT JOIN payloads USING (row)
+                   WHERE id = ?1 AND is_root = ?2 AND offset = ?3 AND len = ?4 AND NOT damaged";
+        let bytes: Option<Option<Bytes>> = query_one(&self.db, sql, key(reference), |row| {
+            Ok(row.get_ref(0)?.as_blob_or_null()?.map(|bytes| Buffer::copy_of(bytes).freeze()))
+        })?;
         let Some(bytes) = bytes else { return Ok(None) };
-        let object = Object::verify(*reference, bytes);
-        object.map(Some).map_err(|_mismatch| StoreError::Damaged(reference.id))
+        let object = bytes.and_then(|bytes| Object::verify(*reference, bytes).ok());
+        object.map(Some).ok_or(StoreError::Damaged(*reference))
     }
 
     fn root_len(&mut self, root: &RootId) -> StoreResult<Option<u64>> {
-        let sql = "SELECT len FROM objects WHERE id = ?1 AND is_root";
+        let sql = "SELECT len FROM objects WHERE id = ?1 AND is_root AND NOT damaged";
         query_one(&self.db, sql, [&root.0[..]], |row| row.get::<_, i64>(0).map(|len| len as u64))
     }
 
-    fn find(&mut self, reference: &ObjectRef) -> StoreResult<Option<Found>> {
-        let sql = "SELECT row, holds FROM objects WHERE id = ?1 AND is_root = ?2 AND offset = ?3 AND len = ?4";
-        query_one(&self.db, sql, key(reference), |row| Ok(Found { row: Row(row.get(0)?), holds: row.get(1)? }))
+    fn row(&mut self, reference: &ObjectRef) -> StoreResult<Option<Found>> {
+        let sql = "SELECT row, holds, damaged FROM objects
+                   WHERE id = ?1 AND is_root = ?2 AND offset = ?3 AND len = ?4";
+        query_one(&self.db, sql, key(reference), |row| {
+            Ok(Found { row: Row(row.get(0)?), holds: row.get(1)?, damaged: row.get(2)? })
+        })
+    }
+
+    fn damaged(&mut self, after: Row, limit: u32) -> StoreResult<Vec<(Row, ObjectRef)>> {
+        let sql = "SELECT row, id, is_root, offset, len FROM objects
+                   WHERE damaged AND holds > 0 AND row > ?1 ORDER BY row LIMIT ?2";
+        query_all(&self.db, sql, params![after.0, limit], |row| {
+            let (id, is_root): ([u8; 32], bool) = (row.get(1)?, row.get(2)?);
+            let id = if is_root { Id::Root(RootId(id)) } else { Id::Subtree(ChainingValue(id)) };
+            let (offset, len) = (row.get::<_, i64>(3)? as u64, row.get::<_, i64>(4)? as u64);
+            Ok((Row(row.get(0)?), ObjectRef { id, offset, len }))
+        })
+    }
+
+    fn roots(&mut self, row: Row, limit: u32) -> StoreResult<Vec<RootId>> {
+        let sql = "SELECT coalesce(uploads.root, pending.root) AS file
+                   FROM holds JOIN uploads ON uploads.row = holds.upload LEFT JOIN pending ON pending.staging = uploads.id
+                   WHERE holds.object = ?1 AND file IS NOT NULL GROUP BY file ORDER BY file LIMIT ?2";
+        query_all(&self.db, sql, params![row.0, limit], |row| row.get(0).map(RootId))
     }
 
     fn is_bound(&mut self, row: Row, root: &RootId) -> StoreResult<bool> {

@@ -56,7 +56,7 @@ async fn check_all(store: &Objects, there: impl IntoIterator<Item = u64>) {
 async fn fill(store: &Objects, from: u64) -> u64 {
     for n in from.. {
         match put_one(store, n).await {
-            Ok(Stored::Stored) => {}
+            Ok(Stored::Stored | Stored::Mended) => {}
             Ok(Stored::Full) | Err(StoreError::DiskFull) => return n,
             Err(error) => panic!("a full disk must not end the store: {error}"),
         }
