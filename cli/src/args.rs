@@ -22,7 +22,7 @@ Example:
 
 Results go to standard output, everything else to standard error.
 Exit codes: 0 ok, 1 other, 2 usage or out of range, 3 not found, 4 conflict or exists, 5 partial,
-  6 node unreachable, 7 not authorised, 8 timed out, 9 integrity,
+  6 node unreachable, 7 not authorised, 8 timed out, 9 integrity or corrupt,
   10 busy, locked, full or not ready, 11 bad configuration, 12 unsupported version,
   130 interrupted.";
 

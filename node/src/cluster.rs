@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{StartError, file_error};
 use crate::files::{self, Access};
+use crate::home::{CLUSTER_NAME, damaged};
 
 /// Most keys in a list: the one in use, and those that are being replaced.
 pub const KEYS_MAX: usize = 4;
@@ -83,8 +84,9 @@ impl Cluster {
     pub(crate) fn load_or_make(home: &Path) -> Result<Self, StartError> {
         let path = path(home);
         match files::read_if_there(&path).map_err(file_error(&path))? {
-            Some(bytes) => Self::parse(&bytes)
-                .map_err(|reason| StartError::Home(format!("{} cannot be used: {reason}", path.display()))),
+            Some(bytes) => {
+                Self::parse(&bytes).map_err(|reason| damaged(&path, format_args!("cannot be used: {reason}")))
+            }
             None => {
                 let cluster = Self::make();
                 cluster.save(home)?;
@@ -126,7 +128,7 @@ impl Cluster {
 }
 
 fn path(home: &Path) -> PathBuf {
-    home.join("cluster.toml")
+    home.join(CLUSTER_NAME)
 }
 
 fn decode<const N: usize>(hex: &str) -> Option<[u8; N]> {

@@ -27,6 +27,14 @@ pub enum StartError {
     /// Something in the home cannot be used.
     #[error("{0}")]
     Home(String),
+    /// Something in the home is not as this program left it.
+    #[error("{what}")]
+    Damaged {
+        /// What, and how.
+        what: String,
+        /// What the owner can do.
+        way_out: String,
+    },
     /// The store cannot be opened.
     #[error(transparent)]
     Store(#[from] OpenError),
@@ -64,6 +72,11 @@ fn holder(pid: Option<u32>) -> String {
     pid.map(|pid| format!(", process {pid}")).unwrap_or_default()
 }
 
+/// What to do about a database that is damaged beyond what can be mended.
+const WAY_BACK: &str = "Look at what the system says of the disk (dmesg, smartctl -a). Then move objects.db, objects.db-wal and \
+                        objects.db-shm out of the home and start the node again: what it held comes from other members when it \
+                        is read. See \"When the disk fails\" in docs/operating.md.";
+
 /// Names the file in a failure.
 pub(crate) fn file_error(path: &Path) -> impl FnOnce(io::Error) -> StartError {
     move |error| StartError::Home(format!("{}: {error}", path.display()))
@@ -81,6 +94,8 @@ impl From<StartError> for Problem {
             StartError::Home(_) | StartError::Socket { .. } => Problem::new(Code::Other, message),
             StartError::Store(OpenError::Newer { .. }) => Problem::new(Code::UnsupportedVersion, message)
                 .hint("Start the newer version that wrote it; the file was not touched."),
+            StartError::Damaged { way_out, .. } => Problem::new(Code::Corrupt, message).hint(way_out),
+            StartError::Store(OpenError::Corrupt(_)) => Problem::new(Code::Corrupt, message).hint(WAY_BACK),
             StartError::Store(_) => Problem::new(Code::Other, message),
             StartError::Listen { .. } => {
                 Problem::new(Code::Config, message).hint("Choose another address with --listen.")
@@ -152,6 +167,9 @@ pub(crate) fn content_problem(error: &ContentError) -> Problem {
 
 /// Why a node ended by itself: its store failed.
 pub fn failure(error: &StoreError) -> Problem {
+    if let StoreError::Corrupt(_) = error {
+        return Problem::new(Code::Corrupt, format!("{error}; the node has ended")).hint(WAY_BACK);
+    }
     let message = format!("{error}; the node has ended, and everything that it acknowledged is on the disk");
     Problem::new(Code::Other, message).hint(
         "Look at what the system says of the disk (dmesg, smartctl -a). Start the node again when it is sound; if it is not, \
@@ -165,7 +183,7 @@ pub(crate) fn store_problem(error: &StoreError) -> Problem {
         StoreError::Damaged(_) => Problem::new(Code::Integrity, message),
         StoreError::DiskFull => Problem::new(Code::Full, message).hint("Free disk space."),
         StoreError::Failed(_) => Problem::new(Code::Other, message).hint("Look at the node's log and its disk."),
-        StoreError::Corrupt(_) => Problem::new(Code::Integrity, message).hint("Look at the node's log and its disk."),
+        StoreError::Corrupt(_) => Problem::new(Code::Corrupt, message).hint(WAY_BACK),
         StoreError::Closed => Problem::new(Code::NotReady, "the node is stopping"),
     }
 }

@@ -65,6 +65,8 @@ pub(crate) struct Inner {
     pub(crate) admission: Admission,
     pub(crate) net: Network,
     pub(crate) content: Content<Objects, Network>,
+    /// What the home held was gone when the node started.
+    pub(crate) store_lost: bool,
     pub(crate) get_times: Histogram,
     pub(crate) socket: PathBuf,
     pub(crate) stopping: tokio_util::sync::CancellationToken,
@@ -257,7 +259,8 @@ impl Handle {
         let (totals, room_left, damaged) = read.await.map_err(|error| store_problem(&error))?;
         let view = self.inner.net.view.borrow().clone();
         let (storage_max, replicas) = (self.inner.config.storage_max, self.inner.config.replicas);
-        let known = health::Known { view: &view, room_left, storage_max, damaged, disk: store.disk_room(), replicas };
+        let (store_lost, disk) = (self.inner.store_lost, store.disk_room());
+        let known = health::Known { view: &view, room_left, storage_max, store_lost, damaged, disk, replicas };
         let (health, reasons) = health::health(&known);
         Ok(Status {
             peer: self.inner.me.to_string(),

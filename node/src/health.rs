@@ -16,12 +16,18 @@ const DISK_FREE_LOW: u64 = 2 * DISK_FREE_MIN;
 /// Damaged objects that are counted.
 pub(crate) const DAMAGED_COUNTED_MAX: u32 = 1000;
 
+/// Said until the next start, when nobody can know any more what was there.
+pub(crate) const STORE_LOST: &str = "objects.db was missing or empty when the node started, though this home was used before: what \
+                                     it held is not here any more, and comes from other members when it is read";
+
 /// What a node knows about itself.
 pub(crate) struct Known<'a> {
     pub(crate) view: &'a NetView,
     /// Bytes that the store still takes, in place of cache where need be; whatever limits them.
     pub(crate) room_left: u64,
     pub(crate) storage_max: u64,
+    /// What it held was gone when it started.
+    pub(crate) store_lost: bool,
     /// Objects that are damaged and not yet mended, counted up to [`DAMAGED_COUNTED_MAX`].
     pub(crate) damaged: u32,
     /// Where the home is.
@@ -34,10 +40,10 @@ pub(crate) struct Known<'a> {
 pub(crate) fn health(known: &Known<'_>) -> (Health, Vec<String>) {
     let isolated = known.view.alive.is_empty() && known.view.expects_others;
     let alone = isolated.then(|| "no other member can be reached".to_owned());
-    let troubles: Vec<String> = [alone, too_few(known).filter(|_| !isolated), damage(known), store(known), disk(known)]
-        .into_iter()
-        .flatten()
-        .collect();
+    let lost = known.store_lost.then(|| STORE_LOST.to_owned());
+    let too_few = too_few(known).filter(|_| !isolated);
+    let troubles = [alone, too_few, lost, damage(known), store(known), disk(known)];
+    let troubles: Vec<String> = troubles.into_iter().flatten().collect();
     let health = match (isolated, troubles.is_empty()) {
         (true, _) => Health::Isolated,
         (false, false) => Health::Degraded,
@@ -108,7 +114,7 @@ mod tests {
 
     fn fine(view: &NetView) -> Known<'_> {
         let disk = DiskRoom { free: 1 << 40, low: false, tight: false, refused: 0 };
-        Known { view, room_left: 1 << 40, storage_max: 1000 << 20, damaged: 0, disk, replicas: 3 }
+        Known { view, room_left: 1 << 40, storage_max: 1000 << 20, store_lost: false, damaged: 0, disk, replicas: 3 }
     }
 
     fn check(known: &Known<'_>, health: Health, named: &str) {

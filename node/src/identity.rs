@@ -6,16 +6,17 @@ use libp2p::identity::Keypair;
 
 use crate::error::{StartError, file_error};
 use crate::files::{self, Access};
+use crate::home::{IDENTITY_NAME, damaged};
 
 /// Loads the key of a home, making one where there is none. The file holds libp2p's protobuf encoding.
 ///
 /// # Errors
 /// When the file cannot be read or written, or holds no key.
 pub(crate) fn load_or_create(home: &Path) -> Result<Keypair, StartError> {
-    let path = home.join("identity.key");
+    let path = home.join(IDENTITY_NAME);
     if let Some(bytes) = files::read_if_there(&path).map_err(file_error(&path))? {
         return Keypair::from_protobuf_encoding(&bytes)
-            .map_err(|error| StartError::Home(format!("{} holds no key: {error}", path.display())));
+            .map_err(|error| damaged(&path, format_args!("holds no key: {error}")));
     }
     let keypair = Keypair::generate_ed25519();
     let bytes = keypair.to_protobuf_encoding().map_err(|error| StartError::Home(error.to_string()))?;

@@ -14,6 +14,7 @@ mod faults;
 mod files;
 pub mod handle;
 mod health;
+mod home;
 mod http;
 mod identity;
 mod lock;
@@ -25,7 +26,6 @@ mod swarm;
 pub mod telemetry;
 pub mod ticket;
 
-use std::path::Path;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -52,8 +52,8 @@ use handle::{Inner, Network, STALL_DEFAULT};
 use http::ApiCounters;
 use lock::HomeLock;
 use metrics::{Counted, Metrics};
-use peers::{Peers, PeersFile};
-use store::Objects;
+use peers::Peers;
+use store::{Objects, OpenError};
 use swarm::{Command, Net, NetConfig};
 use ticket::Ticket;
 
@@ -100,12 +100,13 @@ impl Prepared {
     /// # Errors
     /// When the home cannot be used, is held by another process, or belongs to another cluster than a ticket.
     pub fn new(config: &Config) -> Result<Self, StartError> {
-        make_home(&config.home)?;
+        home::make(&config.home)?;
         let lock = HomeLock::take(&config.home)?;
+        home::check_whole(&config.home)?;
         let keypair = identity::load_or_create(&config.home)?;
         let peer = keypair.public().to_peer_id();
         let mut cluster = Cluster::load_or_make(&config.home)?;
-        let mut peers = Peers::new(peer, load_peers(&config.home)?);
+        let mut peers = Peers::new(peer, home::load_peers(&config.home)?);
         // Tickets first: with the key of one, addresses make sense.
         let (tickets, addresses): (Vec<_>, Vec<_>) =
             config.join.iter().partition(|target| ticket::looks_like_ticket(target));
@@ -117,7 +118,7 @@ impl Prepared {
         }
         if let Some(file) = peers.take_changes() {
             let bytes = serde_json::to_vec_pretty(&file).map_err(|error| StartError::Home(error.to_string()))?;
-            let path = peers_path(&config.home);
+            let path = home::peers_path(&config.home);
             files::replace(&path, &bytes, files::Access::Plain).map_err(error::file_error(&path))?;
         }
         Ok(Self { peer, cluster, keypair, peers, lock })
@@ -141,10 +142,14 @@ impl Node {
         // Before anything is made: a home that is no test network's stays as it is.
         let faults = config.faults.then(|| Faults::of_home(&config.home)).transpose()?;
         let Prepared { peer, cluster, keypair, peers, lock } = Prepared::new(&config)?;
+        let store_lost = store::is_lost(&config.home, peers.ever_met())?;
+        if store_lost {
+            tracing::warn!(home = %config.home.display(), "{}", health::STORE_LOST);
+        }
         let store = Objects::open(&config.home, config.storage_max)?;
         // Before anybody can put: what is unfinished now is what the last run left.
         let pending = store.read(|view| view.pending()).await;
-        let pending = pending.map_err(|error| StartError::Home(error.to_string()))?;
+        let pending = pending.map_err(OpenError::from)?;
         let socket = p2p_api::home::socket_path(&config.home)
             .map_err(|source| StartError::Socket { path: config.home.clone(), source })?;
         let listener = http::bind(&socket).map_err(|source| StartError::Socket { path: socket.clone(), source })?;
@@ -159,7 +164,7 @@ impl Node {
                 listen: config.listen.clone(),
                 advertise: config.advertise.clone(),
                 peers,
-                peers_file: peers_path(&config.home),
+                peers_file: home::peers_path(&config.home),
                 cables: faults.as_ref().map(|faults| faults.cables()),
             },
             &mut registry,
@@ -194,6 +199,7 @@ impl Node {
                 admission,
                 net: network,
                 content,
+                store_lost,
                 get_times,
                 socket,
                 stopping: stopping.clone(),
@@ -309,23 +315,6 @@ async fn keep_whole(handle: Handle) {
     handle.inner.content.clone().keep_whole().await;
 }
 
-fn make_home(home: &Path) -> Result<(), StartError> {
-    files::make_folder(home).map_err(error::file_error(home))
-}
-
-fn peers_path(home: &Path) -> std::path::PathBuf {
-    home.join("peers.json")
-}
-
-fn load_peers(home: &Path) -> Result<PeersFile, StartError> {
-    let path = peers_path(home);
-    match files::read_if_there(&path).map_err(error::file_error(&path))? {
-        None => Ok(PeersFile::default()),
-        Some(bytes) => serde_json::from_slice(&bytes)
-            .map_err(|error| StartError::Home(format!("{} cannot be used: {error}", path.display()))),
-    }
-}
-
 /// Lets a home join by an address before it runs.
 fn join_by_address(target: &str, cluster: &Cluster, peers: &mut Peers) -> Result<(), StartError> {
     if target.is_empty() {
@@ -345,7 +334,7 @@ fn join_by_ticket(config: &Config, target: &str, cluster: &mut Cluster, peers: &
     let ticket: Ticket =
         target.parse().map_err(|error: ticket::NotATicket| StartError::Config(format!("join: {error}")))?;
     if ticket.cluster != cluster.id {
-        if peers.ever_met() || has_content(&config.home)? {
+        if peers.ever_met() || home::has_content(&config.home)? {
             return Err(StartError::OtherCluster);
         }
         *cluster = Cluster::joined(ticket.cluster, ticket.key);
@@ -354,12 +343,4 @@ fn join_by_ticket(config: &Config, target: &str, cluster: &mut Cluster, peers: &
     }
     ticket.addresses.into_iter().for_each(|address| peers.want(address));
     Ok(())
-}
-
-/// Whether a home that is not running holds any content.
-fn has_content(home: &Path) -> Result<bool, StartError> {
-    if !home.join("objects.db").exists() {
-        return Ok(false);
-    }
-    Ok(store::totals(home)?.objects > 0)
 }

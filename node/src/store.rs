@@ -47,6 +47,34 @@ pub const DISK_FREE_MIN: u64 = 256 << 20;
 /// Bytes of the reserve, a file that is given up when the disk is full all the same.
 pub const RESERVE_LEN: u64 = 64 << 20;
 
+/// Name of its log, beside it.
+const LOG_NAME: &str = "objects.db-wal";
+
+/// Whether a home has a store.
+pub(crate) fn is_there(home: &Path) -> bool {
+    len_of(home, FILE_NAME) > 0
+}
+
+/// Whether a home that was used before has a store no more: its file is gone, or empty.
+///
+/// # Errors
+/// When its log is still there: to open the store would throw that away, and the file may come back.
+pub(crate) fn is_lost(home: &Path, ever_met: bool) -> Result<bool, OpenError> {
+    if is_there(home) {
+        return Ok(false);
+    }
+    if len_of(home, LOG_NAME) > 0 {
+        let path = home.join(FILE_NAME);
+        return Err(OpenError::Corrupt(format!("{} is missing or empty, and {LOG_NAME} is not", path.display())));
+    }
+    // The reserve is made once there is a store.
+    Ok(ever_met || len_of(home, room::RESERVE_NAME) > 0)
+}
+
+fn len_of(home: &Path, name: &str) -> u64 {
+    std::fs::metadata(home.join(name)).map_or(0, |found| found.len())
+}
+
 /// How much a store has whose node does not run.
 ///
 /// # Errors
@@ -89,6 +117,7 @@ impl Objects {
         let room = Arc::new(Room::new(home, &setup));
         let (failed_sender, failed) = watch::channel(None);
         let threads = Threads::start(home, &setup, &room, failed_sender)?;
+        room.restore_reserve();
         Ok(Self { threads: Arc::new(threads), failed, room })
     }
 

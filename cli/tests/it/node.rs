@@ -143,6 +143,7 @@ fn every_code_of_the_node_has_its_exit_code() {
         (403, "unauthorised", 7),
         (504, "timed_out", 8),
         (502, "integrity", 9),
+        (500, "corrupt", 9),
         (507, "full", 10),
         (503, "not_ready", 10),
         (400, "config", 11),

@@ -28,6 +28,8 @@ pub enum Code {
     TimedOut,
     /// Bytes do not match their address.
     Integrity,
+    /// A file of the node is damaged beyond what it can mend itself.
+    Corrupt,
     /// Another process holds the home.
     Locked,
     /// No room left under the configured limit or on the disk.
@@ -44,7 +46,7 @@ pub enum Code {
 
 impl Code {
     /// Every code, for tables and tests.
-    pub const ALL: [Code; 17] = [
+    pub const ALL: [Code; 18] = [
         Code::Other,
         Code::Usage,
         Code::OutOfRange,
@@ -56,6 +58,7 @@ impl Code {
         Code::Unauthorised,
         Code::TimedOut,
         Code::Integrity,
+        Code::Corrupt,
         Code::Locked,
         Code::Full,
         Code::Busy,
@@ -75,7 +78,7 @@ impl Code {
             Code::Unreachable => 6,
             Code::Unauthorised => 7,
             Code::TimedOut => 8,
-            Code::Integrity => 9,
+            Code::Integrity | Code::Corrupt => 9,
             Code::Locked | Code::Full | Code::Busy | Code::NotReady => 10,
             Code::Config => 11,
             Code::UnsupportedVersion => 12,
@@ -85,7 +88,7 @@ impl Code {
     /// The HTTP status that carries this code.
     pub fn http_status(self) -> u16 {
         match self {
-            Code::Other => 500,
+            Code::Other | Code::Corrupt => 500,
             Code::Usage | Code::Config => 400,
             Code::OutOfRange => 416,
             Code::NotFound => 404,
@@ -113,6 +116,7 @@ impl Code {
             Code::Unauthorised => "unauthorised",
             Code::TimedOut => "timed_out",
             Code::Integrity => "integrity",
+            Code::Corrupt => "corrupt",
             Code::Locked => "locked",
             Code::Full => "full",
             Code::Busy => "busy",
@@ -151,6 +155,7 @@ mod tests {
         unauthorised exit 7 http 403
         timed_out exit 8 http 504
         integrity exit 9 http 502
+        corrupt exit 9 http 500
         locked exit 10 http 503
         full exit 10 http 507
         busy exit 10 http 503

@@ -16,7 +16,7 @@ use rustix::fs::FallocateFlags;
 use super::{Free, Setup};
 
 /// Name of the reserve in the home.
-const RESERVE_NAME: &str = "reserve";
+pub(super) const RESERVE_NAME: &str = "reserve";
 
 /// A store is not opened on a disk with less than this part of the reserve free: the log and its index need some room.
 const OPENING_PART: u64 = 8;
@@ -35,7 +35,8 @@ pub(super) struct Room {
 }
 
 impl Room {
-    /// The room of a home; the reserve is made where it is missing and there is room for it.
+    /// The room of a home; the reserve is made where it is missing and there is room for it, but in no home without a store:
+    /// it says that there was one.
     pub(super) fn new(folder: &Path, setup: &Setup) -> Self {
         let &Setup { bytes_max, disk_free_min, reserve_len, .. } = setup;
         let room = Self {
@@ -47,7 +48,9 @@ impl Room {
             spent: AtomicBool::new(true),
             refused: AtomicU64::new(0),
         };
-        room.restore_reserve();
+        if super::is_there(folder) {
+            room.restore_reserve();
+        }
         if room.free() < reserve_len / OPENING_PART {
             room.spend_reserve();
         }

@@ -15,22 +15,22 @@ use super::*;
 const END_TIME_MAX: Duration = Duration::from_secs(5);
 
 /// So many bytes that nothing makes smaller.
-fn noise(seed: u64, len: usize) -> Bytes {
+pub(super) fn noise(seed: u64, len: usize) -> Bytes {
     let mut bytes = vec![0; len];
     blake3::Hasher::new().update(&seed.to_le_bytes()).finalize_xof().fill(&mut bytes);
     bytes.into()
 }
 
-async fn try_put(client: &Client, bytes: Bytes) -> Result<PutResult, Problem> {
+pub(super) async fn try_put(client: &Client, bytes: Bytes) -> Result<PutResult, Problem> {
     client.put(futures::stream::iter([Ok(bytes)]), None, PutOptions::default()).await
 }
 
 /// A node's process. Killed when it goes.
-struct Process(std::process::Child);
+pub(super) struct Process(std::process::Child);
 
 impl Process {
     /// Starts a node that may write files of so many KiB at most; a longer one fails as on a broken disk.
-    fn start(home: &Path, file_kib_max: Option<u32>) -> Self {
+    pub(super) fn start(home: &Path, file_kib_max: Option<u32>) -> Self {
         // The units of ulimit -f are 512 bytes in a POSIX shell.
         let limit = file_kib_max.map(|kib| format!("trap '' XFSZ; ulimit -f {}; ", 2 * kib)).unwrap_or_default();
         let mut command = Command::new("sh");
@@ -40,7 +40,7 @@ impl Process {
         Self(command.spawn().expect("a shell"))
     }
 
-    async fn client(&self, home: &Path) -> Client {
+    pub(super) async fn client(&self, home: &Path) -> Client {
         let socket = p2p_api::home::socket_path(home).expect("a socket's place");
         let client = Client::new(&socket);
         let ready = async {
@@ -52,8 +52,12 @@ impl Process {
         client
     }
 
+    pub(super) fn runs(&mut self) -> bool {
+        self.0.try_wait().expect("it is ours").is_none()
+    }
+
     /// Waits for its end.
-    async fn ended(mut self) -> Output {
+    pub(super) async fn ended(mut self) -> Output {
         let (started, mut child) = (Instant::now(), self.0.try_wait());
         while child.expect("it is ours").is_none() {
             assert!(started.elapsed() < END_TIME_MAX, "it does not end");

@@ -2,6 +2,7 @@
 
 mod disk;
 mod faults;
+mod home;
 
 use std::collections::BTreeSet;
 use std::path::Path;

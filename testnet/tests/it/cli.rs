@@ -229,6 +229,6 @@ async fn the_daemon_says_why_it_does_not_start() {
 
     let database = Path::new(fresh).join("objects.db");
     std::fs::write(&database, [7; 4096]).expect("written");
-    assert_eq!(node(&["run", "--home", fresh, "--listen", "/ip4/127.0.0.1/tcp/0"]).status.code(), Some(1));
+    assert_eq!(node(&["run", "--home", fresh, "--listen", "/ip4/127.0.0.1/tcp/0"]).status.code(), Some(9));
     assert_eq!(std::fs::read(&database).expect("there"), [7; 4096], "what cannot be read is left alone");
 }
