@@ -50,6 +50,8 @@ pub struct Counters {
     pub objects_mended: AtomicU64,
     /// Pushes refused for want of room.
     pub pushes_full: AtomicU64,
+    /// Pushes and offers refused because as much is kept for their sender as for any one.
+    pub pushes_over: AtomicU64,
     /// Puts refused for want of room on this node.
     pub puts_full: AtomicU64,
     /// Puts that reported fewer copies than asked for.

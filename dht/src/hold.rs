@@ -9,7 +9,7 @@
 use std::time::Duration;
 
 use crate::object::Object;
-use crate::store::{Found, ObjectTx, ObjectView, Row, RunTime, StoreError, StoreResult, UploadId};
+use crate::store::{Found, ObjectTx, ObjectView, Row, RunTime, Sent, StoreError, StoreResult, UploadId};
 use crate::tree::{ObjectRef, RootId};
 
 /// How long an upload that is not bound is kept after its last sign, in running time of the store.
@@ -17,6 +17,12 @@ pub const UNBOUND_TIME_MAX: Duration = Duration::from_secs(24 * 3600);
 
 /// The part of the configured size that may be filled, in percent: the rest is left for what is already promised.
 pub const FILL_PERCENT_MAX: u64 = 95;
+
+/// Uploads that one member may have here, which are as many files: about 400 MB of rows.
+pub const UPLOADS_PER_SENDER_MAX: u64 = 4 << 20;
+
+/// Holds of all uploads that one member has here: about 400 MB of rows, for 16 TiB of content.
+pub const HOLDS_PER_SENDER_MAX: u64 = 16 << 20;
 
 /// Files that are named for a damaged object, though it may be held for more.
 const ROOTS_MAX: u32 = 8;
@@ -80,6 +86,17 @@ pub fn store(tx: &mut dyn ObjectTx, object: &Object, upload: Option<UploadId>) -
         tx.hold(row, upload)?;
     }
     Ok(if known.is_some_and(|known| known.damaged) { Stored::Mended } else { Stored::Stored })
+}
+
+/// Whether a member may have so many more holds under an upload of its, when it may have `most` in all. One that is there
+/// already counts again, so that nothing has to be looked up for it.
+///
+/// # Errors
+/// When the store fails.
+pub fn may_hold(tx: &mut dyn ObjectTx, upload: UploadId, holds: u64, most: &Sent) -> StoreResult<bool> {
+    let sent = tx.sent_by(upload.sender())?;
+    let uploads = sent.uploads + u64::from(tx.upload(upload)?.is_none());
+    Ok(uploads <= most.uploads && sent.holds + holds <= most.holds)
 }
 
 /// Holds those of some objects that are here, and wants the others.

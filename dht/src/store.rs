@@ -14,7 +14,8 @@ use serde::{Deserialize, Serialize};
 use crate::object::Object;
 use crate::tree::{Id, ObjectRef, RootId};
 
-/// Names one upload: 128 random bits, chosen by whoever uploads.
+/// Names one upload: 128 random bits, chosen by whoever uploads. What a member sends is kept under a name of its own, see
+/// [`UploadId::of`].
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct UploadId(pub [u8; 16]);
 
@@ -42,6 +43,36 @@ pub struct Found {
     pub holds: u64,
     /// Its bytes are known to have changed: it does not count as there, and its holds wait for it to be mended.
     pub damaged: bool,
+}
+
+/// Stands for a member in the names of its uploads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct SenderId(pub [u8; 8]);
+
+impl UploadId {
+    /// The upload of a sender that `name` stands for among all of that sender. They begin alike, and so can be counted.
+    pub fn of(sender: SenderId, name: [u8; 8]) -> Self {
+        let mut id = [0; 16];
+        id[..8].copy_from_slice(&sender.0);
+        id[8..].copy_from_slice(&name);
+        Self(id)
+    }
+
+    /// Whose it is, where a member sent it.
+    pub fn sender(&self) -> SenderId {
+        let mut sender = [0; 8];
+        sender.copy_from_slice(&self.0[..8]);
+        SenderId(sender)
+    }
+}
+
+/// How much is kept for one sender.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Sent {
+    /// Its uploads.
+    pub uploads: u64,
+    /// The holds of all of them.
+    pub holds: u64,
 }
 
 /// What is known of an upload.
@@ -230,6 +261,9 @@ pub trait ObjectTx: ObjectView {
 
     /// Lets a known upload hold an object; false if it did already.
     fn hold(&mut self, row: Row, upload: UploadId) -> StoreResult<bool>;
+
+    /// How much is kept for a sender.
+    fn sent_by(&mut self, sender: SenderId) -> StoreResult<Sent>;
 
     /// Takes up to `limit` holds off an upload and, once it has none, forgets it; true when it is forgotten. Objects
     /// without any hold left become the newest cache.
@@ -490,6 +524,15 @@ impl ObjectTx for MemoryTx {
         let stored = self.objects.get_mut(&row).ok_or_else(|| StoreError::Failed("unknown object".into()))?;
         known.2.insert(row);
         Ok(stored.holders.insert(upload))
+    }
+
+    fn sent_by(&mut self, sender: SenderId) -> StoreResult<Sent> {
+        let (first, last) = (UploadId::of(sender, [0; 8]), UploadId::of(sender, [255; 8]));
+        let of_sender = self.uploads.range(first..=last);
+        Ok(of_sender.fold(Sent::default(), |sent, (_, (_, _, rows))| Sent {
+            uploads: sent.uploads + 1,
+            holds: sent.holds + rows.len() as u64,
+        }))
     }
 
     fn release(&mut self, upload: UploadId, limit: u32) -> StoreResult<bool> {

@@ -125,7 +125,7 @@ impl Collector for All {
     }
 }
 
-fn exchange_counters(counters: &Counters) -> [Named<'_>; 18] {
+fn exchange_counters(counters: &Counters) -> [Named<'_>; 19] {
     let Counters {
         streams_refused,
         links_broken,
@@ -136,6 +136,7 @@ fn exchange_counters(counters: &Counters) -> [Named<'_>; 18] {
         objects_damaged,
         objects_mended,
         pushes_full,
+        pushes_over,
         puts_full,
         puts_partial,
         uploads_expired,
@@ -156,6 +157,7 @@ fn exchange_counters(counters: &Counters) -> [Named<'_>; 18] {
         ("p2p_objects_damaged", "Objects of this node found damaged on its disk", objects_damaged),
         ("p2p_objects_mended", "Damaged objects that are whole again", objects_mended),
         ("p2p_pushes_full", "Pushes of members refused for want of room", pushes_full),
+        ("p2p_pushes_over", "Pushes of members that have as much here as one may", pushes_over),
         ("p2p_puts_full", "Puts refused for want of room", puts_full),
         ("p2p_puts_partial", "Puts that reported fewer copies than asked for", puts_partial),
         ("p2p_uploads_expired", "Uploads let go because they were never finished", uploads_expired),

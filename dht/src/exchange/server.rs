@@ -13,9 +13,9 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
 
 use super::{Counters, CurrentCluster, add, count, link_config};
 use crate::blocking;
-use crate::hold::{self, Bound, Offered, Stored};
+use crate::hold::{self, Bound, HOLDS_PER_SENDER_MAX, Offered, Stored, UPLOADS_PER_SENDER_MAX};
 use crate::message::{Refusal, Reply, Request};
-use crate::store::{ObjectStore, StoreError, UploadId};
+use crate::store::{ObjectStore, ObjectTx, SenderId, Sent, StoreError, StoreResult, UploadId};
 use crate::tree::{GEOMETRY, ObjectRef};
 
 /// Inbound streams of one peer: two are enough, and some may still be closing.
@@ -51,6 +51,8 @@ pub struct Server<S> {
     served: Arc<Semaphore>,
     streams: Arc<Mutex<BTreeMap<PeerId, usize>>>,
     faults: watch::Receiver<Faults>,
+    /// What one member may have here.
+    most: Sent,
 }
 
 impl<S: ObjectStore> Server<S> {
@@ -58,7 +60,8 @@ impl<S: ObjectStore> Server<S> {
     pub fn new(store: S, cluster: CurrentCluster, counters: Arc<Counters>) -> Self {
         let served = Arc::new(Semaphore::new(SERVED_LEN_MAX));
         let faults = watch::Sender::default().subscribe();
-        Self { store, cluster, counters, served, streams: Arc::default(), faults }
+        let most = Sent { uploads: UPLOADS_PER_SENDER_MAX, holds: HOLDS_PER_SENDER_MAX };
+        Self { store, cluster, counters, served, streams: Arc::default(), faults, most }
     }
 
     /// The same server with faults that may change while it runs.
@@ -207,10 +210,12 @@ impl<S: ObjectStore> Server<S> {
             }
             Request::Offer(upload, objects) => {
                 let upload = of_sender(peer, upload);
-                let offered = self.store.write(0, move |tx| hold::offer(tx, upload, &objects)).await;
+                let holds = objects.len() as u64;
+                let offered = self.write_held(0, upload, holds, move |tx| hold::offer(tx, upload, &objects)).await;
                 offered.map(|offered| match offered {
-                    Offered::Wanted(flags) => Reply::Flags(flags),
-                    Offered::Full => self.full(),
+                    Some(Offered::Wanted(flags)) => Reply::Flags(flags),
+                    Some(Offered::Full) => self.full(),
+                    None => self.over(peer),
                 })
             }
             Request::Push(upload, reference, bytes) => self.store_pushed(peer, upload, reference, bytes).await,
@@ -247,6 +252,28 @@ impl<S: ObjectStore> Server<S> {
         Reply::Full
     }
 
+    /// The sender has as much here as one may, which is counted. It asks others, as where there is no room.
+    fn over(&self, peer: PeerId) -> Reply {
+        count(&self.counters.pushes_over);
+        tracing::debug!(%peer, "has as much here as one member may");
+        Reply::Full
+    }
+
+    /// Runs a rule that may add holds to an upload; None where its sender may not have so many.
+    async fn write_held<R: Send + 'static>(
+        &self,
+        weight: usize,
+        upload: UploadId,
+        holds: u64,
+        rule: impl FnOnce(&mut dyn ObjectTx) -> StoreResult<R> + Send + 'static,
+    ) -> StoreResult<Option<R>> {
+        let most = self.most;
+        let rule = move |tx: &mut dyn ObjectTx| {
+            if hold::may_hold(tx, upload, holds, &most)? { rule(tx).map(Some) } else { Ok(None) }
+        };
+        self.store.write(weight, rule).await
+    }
+
     async fn store_pushed(
         &self,
         peer: PeerId,
@@ -261,14 +288,15 @@ impl<S: ObjectStore> Server<S> {
             return Ok(Reply::Refused(Refusal::Invalid));
         };
         add(&self.counters.bytes_received, len as u64);
-        let stored = self.store.write(len, move |tx| hold::store(tx, &object, Some(upload))).await?;
+        let stored = self.write_held(len, upload, 1, move |tx| hold::store(tx, &object, Some(upload))).await?;
         Ok(match stored {
-            Stored::Stored => Reply::Stored,
-            Stored::Mended => {
+            Some(Stored::Stored) => Reply::Stored,
+            Some(Stored::Mended) => {
                 self.counters.mended(&reference);
                 Reply::Stored
             }
-            Stored::Full => self.full(),
+            Some(Stored::Full) => self.full(),
+            None => self.over(peer),
         })
     }
 
@@ -303,11 +331,16 @@ fn corrupted(reply: Reply) -> Reply {
 }
 
 /// The name under which an upload is kept here: every sender has names of its own, so that nobody can bind or prolong what
-/// somebody else uploads.
+/// somebody else uploads, and what is kept for each can be counted.
 fn of_sender(peer: PeerId, upload: UploadId) -> UploadId {
+    let sender = blake3::derive_key("p2p-node 2026-11 sender", &peer.to_bytes());
     let mut hasher = blake3::Hasher::new_derive_key("p2p-node 2026-11 upload of a sender");
-    hasher.update(&upload.0).update(&peer.to_bytes());
-    UploadId(*hasher.finalize().as_bytes().first_chunk().expect("a hash is longer"))
+    let name = hasher.update(&upload.0).update(&peer.to_bytes()).finalize();
+    UploadId::of(SenderId(first_8(&sender)), first_8(name.as_bytes()))
+}
+
+fn first_8(hash: &[u8; 32]) -> [u8; 8] {
+    *hash.first_chunk().expect("a hash is longer")
 }
 
 /// An answer on its way to the link.

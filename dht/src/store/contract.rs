@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::{ObjectStore, ObjectTx, Pending, Row, RunTime, StoreError, StoreResult, UploadId};
+use super::{ObjectStore, ObjectTx, Pending, Row, RunTime, SenderId, Sent, StoreError, StoreResult, UploadId};
 use crate::hold::{self, Bound, Damage, Expired, Offered, Stored, UNBOUND_TIME_MAX};
 use crate::object::Object;
 use crate::tree::{Id, ObjectRef, RootId};
@@ -42,6 +42,7 @@ pub async fn check(subject: &impl Subject) {
     what_expired_makes_room(subject).await;
     what_is_damaged_does_not_count_until_it_is_mended(subject).await;
     a_bind_wants_damaged_objects_again(subject).await;
+    what_is_kept_for_a_sender_is_counted_and_bounded(subject).await;
     damaged_cache_goes(subject).await;
     what_is_whole_is_not_damaged_by_being_called_so(subject).await;
 }
@@ -338,6 +339,41 @@ async fn damaged_cache_goes(subject: &impl Subject) {
     assert!(!has(&store, &object(2)).await);
     let totals = store.read(|view| view.totals()).await.expect("the store works");
     assert_eq!((totals.objects, totals.bytes), (1, 100), "it goes like any cache");
+}
+
+async fn what_is_kept_for_a_sender_is_counted_and_bounded(subject: &impl Subject) {
+    let store = subject.open(u64::MAX);
+    let sender = SenderId([5; 8]);
+    let [first, second] = [1, 2].map(|n| UploadId::of(sender, [n; 8]));
+    let sent = async || store.write(0, move |tx| tx.sent_by(sender)).await.expect("the store works");
+    let most = Sent { uploads: 2, holds: 4 };
+    let may = async |upload, holds| {
+        store.write(0, move |tx| hold::may_hold(tx, upload, holds, &most)).await.expect("the store works")
+    };
+    // Somebody else's do not count.
+    put(&store, &object(1), Some(UPLOAD)).await;
+    assert_eq!(sent().await, Sent { uploads: 0, holds: 0 });
+    for n in 1..4 {
+        for _ in 0..2 {
+            put(&store, &object(n), Some(first)).await;
+        }
+    }
+    assert_eq!(sent().await, Sent { uploads: 1, holds: 3 });
+    assert_eq!((may(second, 1).await, may(second, 2).await), (true, false), "holds are bounded");
+    put(&store, &object(1), Some(second)).await;
+    let third = UploadId::of(sender, [3; 8]);
+    assert_eq!((may(third, 0).await, may(second, 0).await), (false, true), "uploads are bounded");
+    // What is undone was never there.
+    let failed: StoreResult<()> = store
+        .write(0, move |tx| {
+            tx.set_upload(third, None, tx.now())?;
+            Err(StoreError::Damaged(*object(1).reference()))
+        })
+        .await;
+    assert!(failed.is_err());
+    assert_eq!(sent().await, Sent { uploads: 2, holds: 4 });
+    assert!(store.write(0, move |tx| hold::release(tx, first)).await.expect("the store works"));
+    assert_eq!(sent().await, Sent { uploads: 1, holds: 1 });
 }
 
 async fn what_is_whole_is_not_damaged_by_being_called_so(subject: &impl Subject) {

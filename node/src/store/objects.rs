@@ -2,6 +2,7 @@
 
 mod tables;
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -74,7 +75,7 @@ impl Writer {
         }
         migrate(&mut db, version).map_err(open_error(path))?;
         let state = State::load(&db).map_err(open_error(path))?;
-        let writing = Writing { state, noted: (setup.clock)(), clock: setup.clock.clone() };
+        let writing = Writing { state, noted: (setup.clock)(), clock: setup.clock.clone(), sent: BTreeMap::new() };
         let mut writer = Self { tx: Tx { db, room, writing }, checkpoint_pages: setup.checkpoint_pages };
         // A log that was left may have been written and never synced; it can be read all the same, until the power goes.
         // So it counts only once it is copied into the file and synced there.
@@ -110,6 +111,7 @@ impl Writer {
     pub(super) fn roll_back(&mut self, reason: StoreError) -> StoreError {
         // SQLite may have done so itself, and then this is an error without meaning.
         let _ = self.tx.db.execute_batch("ROLLBACK");
+        self.tx.writing.sent.clear();
         match State::load(&self.tx.db) {
             Ok(state) => {
                 self.tx.writing.state = state;

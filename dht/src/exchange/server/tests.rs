@@ -31,6 +31,33 @@ async fn stored(store: &MemoryStore, count: u64) -> Vec<ObjectRef> {
 }
 
 #[tokio::test]
+async fn a_member_gets_no_more_holds_than_one_may_have() {
+    let store = MemoryStore::new(u64::MAX);
+    let objects = stored(&store, 4).await;
+    let (_cluster, current) = watch::channel(ClusterId([7; 16]));
+    let counters = Arc::new(Counters::default());
+    let most = Sent { uploads: 2, holds: 3 };
+    let server = Server { most, ..Server::new(store, current, counters.clone()) };
+    let offer = |peer, upload: u8, objects: &[ObjectRef]| {
+        server.reply(peer, Request::Offer(UploadId([upload; 16]), objects.to_vec()))
+    };
+    let push = |upload: u8| {
+        let bytes = bytes(9, 100);
+        let object = Object::whole_file(bytes.clone());
+        server.reply(peer(1), Request::Push(UploadId([upload; 16]), *object.reference(), bytes))
+    };
+    assert_eq!(offer(peer(1), 1, &objects[..2]).await, Reply::Flags(vec![false; 2]));
+    assert_eq!(offer(peer(1), 1, &objects[2..]).await, Reply::Full, "holds");
+    assert_eq!(push(2).await, Reply::Stored);
+    assert_eq!(push(2).await, Reply::Full, "holds, by pushes too");
+    for (upload, objects) in [(1, &objects[..1]), (2, &objects[1..2])] {
+        assert_eq!(offer(peer(2), upload, objects).await, Reply::Flags(vec![false]), "another has its own");
+    }
+    assert_eq!(offer(peer(2), 3, &objects[2..3]).await, Reply::Full, "uploads");
+    assert_eq!(counters.pushes_over.load(std::sync::atomic::Ordering::Relaxed), 3);
+}
+
+#[tokio::test]
 async fn what_is_cancelled_in_time_is_not_sent() {
     let store = MemoryStore::new(u64::MAX);
     let wanted = stored(&store, 8).await;

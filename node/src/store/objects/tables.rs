@@ -1,12 +1,14 @@
 //! The tables of `objects.db`, and the rules' port to them.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use p2p_dht::object::Object;
 use p2p_dht::store::{
-    Found, ObjectTx, ObjectView, Pending, Row, RunTime, StoreError, StoreResult, Totals, Upload, UploadId,
+    Found, ObjectTx, ObjectView, Pending, Row, RunTime, SenderId, Sent, StoreError, StoreResult, Totals, Upload,
+    UploadId,
 };
 use p2p_dht::tree::{ChainingValue, Id, ObjectRef, RootId};
 use p2p_gossip::wire::Buffer;
@@ -15,6 +17,9 @@ use rusqlite::{Connection, ErrorCode, OptionalExtension, Params, ffi, params};
 use super::PAGE_LEN;
 use crate::store::Clock;
 use crate::store::room::Room;
+
+/// Senders that are counted in memory; with more of them, they are counted anew.
+const SENT_LEN_MAX: usize = 1024;
 
 /// What the one row of `state` says, kept in memory during a transaction.
 #[derive(Clone, Copy)]
@@ -51,6 +56,8 @@ pub(super) struct Writing {
     pub(super) clock: Clock,
     /// What the clock said when `state.run_time` was right.
     pub(super) noted: Duration,
+    /// What is kept for senders that were asked about, with what this transaction has done so far.
+    pub(super) sent: BTreeMap<SenderId, Sent>,
 }
 
 /// Where the totals are found.
@@ -117,6 +124,13 @@ impl Tx {
     fn next_age(&mut self) -> i64 {
         self.writing.state.age += 1;
         self.writing.state.age
+    }
+
+    /// Takes note of what becomes of an upload, if its sender is counted.
+    fn note_sent(&mut self, upload: UploadId, note: impl FnOnce(&mut Sent)) {
+        if let Some(sent) = self.writing.sent.get_mut(&upload.sender()) {
+            note(sent);
+        }
     }
 
     fn upload_row(&self, id: UploadId) -> StoreResult<Option<i64>> {
@@ -187,19 +201,40 @@ impl ObjectTx for Tx {
     }
 
     fn set_upload(&mut self, id: UploadId, root: Option<RootId>, last_sign: RunTime) -> StoreResult<()> {
-        self.run(
-            "INSERT INTO uploads (id, root, last_sign) VALUES (?1, ?2, ?3)
-             ON CONFLICT (id) DO UPDATE SET root = excluded.root, last_sign = excluded.last_sign",
-            params![&id.0[..], root.as_ref().map(|root| &root.0[..]), millis(last_sign.0)],
-        )
-        .map(drop)
+        let (root, last_sign) = (root.as_ref().map(|root| &root.0[..]), millis(last_sign.0));
+        let sql = "UPDATE uploads SET root = ?2, last_sign = ?3 WHERE id = ?1";
+        if self.run(sql, params![&id.0[..], root, last_sign])? == 0 {
+            let sql = "INSERT INTO uploads (id, root, last_sign) VALUES (?1, ?2, ?3)";
+            self.run(sql, params![&id.0[..], root, last_sign])?;
+            self.note_sent(id, |sent| sent.uploads += 1);
+        }
+        Ok(())
+    }
+
+    fn sent_by(&mut self, sender: SenderId) -> StoreResult<Sent> {
+        if let Some(sent) = self.writing.sent.get(&sender) {
+            return Ok(*sent);
+        }
+        let (first, last) = (UploadId::of(sender, [0; 8]), UploadId::of(sender, [255; 8]));
+        let sql = "SELECT count(*), coalesce(sum(objects), 0) FROM uploads WHERE id BETWEEN ?1 AND ?2";
+        let sent = query_one(&self.db, sql, (&first.0[..], &last.0[..]), |row| {
+            Ok(Sent { uploads: row.get(0)?, holds: row.get(1)? })
+        })?
+        .unwrap_or_default();
+        if self.writing.sent.len() >= SENT_LEN_MAX {
+            self.writing.sent.clear();
+        }
+        self.writing.sent.insert(sender, sent);
+        Ok(sent)
     }
 
     fn hold(&mut self, row: Row, upload: UploadId) -> StoreResult<bool> {
-        let upload = self.upload_row(upload)?.ok_or_else(|| StoreError::Failed("unknown upload".into()))?;
+        let id = upload;
+        let upload = self.upload_row(id)?.ok_or_else(|| StoreError::Failed("unknown upload".into()))?;
         let new =
             self.run("INSERT OR IGNORE INTO holds (upload, object) VALUES (?1, ?2)", params![upload, row.0])? == 1;
         if new {
+            self.note_sent(id, |sent| sent.holds += 1);
             self.run("UPDATE objects SET holds = holds + 1 WHERE row = ?1", [row.0])?;
             self.run("UPDATE uploads SET objects = objects + 1 WHERE row = ?1", [upload])?;
         }
@@ -207,7 +242,8 @@ impl ObjectTx for Tx {
     }
 
     fn release(&mut self, upload: UploadId, limit: u32) -> StoreResult<bool> {
-        let Some(upload) = self.upload_row(upload)? else { return Ok(true) };
+        let id = upload;
+        let Some(upload) = self.upload_row(id)? else { return Ok(true) };
         let held: Vec<i64> = query_all(
             &self.db,
             "SELECT object FROM holds WHERE upload = ?1 ORDER BY object LIMIT ?2",
@@ -223,7 +259,12 @@ impl ObjectTx for Tx {
             )?;
         }
         self.run("UPDATE uploads SET objects = objects - ?2 WHERE row = ?1", params![upload, held.len() as i64])?;
-        Ok(self.run("DELETE FROM uploads WHERE row = ?1 AND objects = 0", [upload])? == 1)
+        let forgotten = self.run("DELETE FROM uploads WHERE row = ?1 AND objects = 0", [upload])? == 1;
+        self.note_sent(id, |sent| {
+            sent.holds -= held.len() as u64;
+            sent.uploads -= u64::from(forgotten);
+        });
+        Ok(forgotten)
     }
 
     fn stale_uploads(&mut self, before: RunTime, limit: u32) -> StoreResult<Vec<UploadId>> {
