@@ -34,6 +34,12 @@ fn link_config(cluster: &CurrentCluster) -> LinkConfig {
 pub struct Counters {
     /// Inbound streams beyond the number a peer, or all, may have.
     pub streams_refused: AtomicU64,
+    /// Inbound streams that lost their place to others because nothing moved on them.
+    pub streams_displaced: AtomicU64,
+    /// Requests of peers that asked too fast, and whose next one had to wait.
+    pub requests_paced: AtomicU64,
+    /// Links ended because they held room that others waited for, and did nothing with it.
+    pub links_hoarding: AtomicU64,
     /// Links ended because the peer broke the protocol.
     pub links_broken: AtomicU64,
     /// Links closed to make room for others, see [`client::PEERS_MAX`].

@@ -11,12 +11,16 @@ pub mod buffer;
 pub mod codec;
 pub mod frame;
 pub mod hello;
+pub mod host;
 pub mod link;
+pub mod room;
 pub mod streams;
 
 pub use buffer::Buffer;
 pub use codec::{DecodeError, List, decode, encode};
 pub use frame::{Cap, Frame, FrameError, WRITE_LEN_MAX};
 pub use hello::{ClusterId, Hello, Versions};
+pub use host::host_of;
 pub use link::{Link, LinkConfig, LinkError, Received};
-pub use streams::{Control, OpenError, Streams};
+pub use room::{Room, Tenant};
+pub use streams::{Arrived, Control, OpenError, Streams};

@@ -38,7 +38,7 @@ use p2p_dht::exchange::client::Client;
 use p2p_dht::exchange::server::Server;
 use p2p_dht::hold::{self, Expired};
 use p2p_dht::store::{ObjectStore, Pending, StoreError};
-use p2p_gossip::wire::streams::Inbound;
+use p2p_gossip::wire::streams::{Arrived, Inbound};
 use prometheus_client::registry::Registry;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -261,7 +261,10 @@ async fn serve_peers(server: Server<Watched<Objects>>, mut inbound: Inbound) {
     loop {
         tokio::select! {
             stream = inbound.recv() => match stream {
-                Some((peer, stream)) => drop(streams.spawn(server.clone().serve(peer, stream))),
+                Some(arrived) => {
+                    let Arrived { peer, host, stream } = arrived;
+                    streams.spawn(server.clone().serve(peer, host, stream));
+                }
                 None => return,
             },
             Some(_ended) = streams.join_next() => {}

@@ -53,6 +53,7 @@ struct Gauges {
     disk_free: AtomicU64,
     disk_tight: AtomicU64,
     disk_full: AtomicU64,
+    tasks: AtomicU64,
 }
 
 /// The counters of the parts.
@@ -91,6 +92,7 @@ impl Metrics {
         set(&self.gauges.disk_tight, disk.tight.into());
         set(&self.gauges.disk_full, disk.refused);
         set(&self.gauges.up_seconds, handle.inner.started.elapsed().as_secs());
+        set(&self.gauges.tasks, tokio::runtime::Handle::current().metrics().num_alive_tasks() as u64);
         let mut text = String::new();
         prometheus_client::encoding::text::encode(&mut text, &self.registry)
             .map_err(|error| Problem::new(Code::Other, error.to_string()))?;
@@ -125,9 +127,12 @@ impl Collector for All {
     }
 }
 
-fn exchange_counters(counters: &Counters) -> [Named<'_>; 19] {
+fn exchange_counters(counters: &Counters) -> [Named<'_>; 22] {
     let Counters {
         streams_refused,
+        streams_displaced,
+        requests_paced,
+        links_hoarding,
         links_broken,
         links_evicted,
         links_idle,
@@ -149,6 +154,9 @@ fn exchange_counters(counters: &Counters) -> [Named<'_>; 19] {
     } = counters;
     [
         ("p2p_streams_refused", "Inbound streams beyond a limit", streams_refused),
+        ("p2p_streams_displaced", "Inbound streams that lost their place to others", streams_displaced),
+        ("p2p_requests_paced", "Requests whose peer asked too fast", requests_paced),
+        ("p2p_links_hoarding", "Links ended because they held room and did nothing", links_hoarding),
         ("p2p_links_broken", "Links ended by a breach of the protocol or a failed stream", links_broken),
         ("p2p_links_evicted", "Links closed to make room for others", links_evicted),
         ("p2p_links_idle", "Links closed because nobody used them", links_idle),
@@ -179,13 +187,15 @@ fn stream_counters(counters: &StreamCounters) -> [Named<'_>; 3] {
     ]
 }
 
-fn net_counters(counters: &NetCounters) -> [Named<'_>; 12] {
+fn net_counters(counters: &NetCounters) -> [Named<'_>; 14] {
     let NetCounters {
         handshakes_failed,
         handshakes_refused,
         connections_denied,
         connections_silent,
         connections_cut_short,
+        connections_crowded,
+        unread,
         lookups_refused,
         lookups_timed_out,
         lookups_abandoned,
@@ -200,6 +210,8 @@ fn net_counters(counters: &NetCounters) -> [Named<'_>; 12] {
         ("p2p_connections_denied", "Connections beyond a limit", connections_denied),
         ("p2p_connections_silent", "Connections closed because a ping was not answered", connections_silent),
         ("p2p_connections_cut_short", "Connections that could not be closed in order in time", connections_cut_short),
+        ("p2p_connections_crowded", "Connections of a host that has too many", connections_crowded),
+        ("p2p_connections_held_up", "Sockets left alone because too much of them was unread", &unread.pauses),
         ("p2p_lookups_refused", "Kademlia lookups beyond a limit", lookups_refused),
         ("p2p_lookups_timed_out", "Kademlia lookups that did not come to their end in time", lookups_timed_out),
         ("p2p_lookups_abandoned", "Kademlia lookups for which a put or get did not wait", lookups_abandoned),
@@ -220,7 +232,7 @@ fn api_counters(counters: &ApiCounters) -> [Named<'_>; 4] {
     ]
 }
 
-fn gauges(gauges: &Gauges) -> [Named<'_>; 7] {
+fn gauges(gauges: &Gauges) -> [Named<'_>; 8] {
     let Gauges {
         members_alive,
         objects,
@@ -229,6 +241,7 @@ fn gauges(gauges: &Gauges) -> [Named<'_>; 7] {
         up_seconds,
         disk_free,
         disk_tight,
+        tasks,
         // A counter, which stands with the others.
         disk_full: _,
     } = gauges;
@@ -240,5 +253,6 @@ fn gauges(gauges: &Gauges) -> [Named<'_>; 7] {
         ("p2p_disk_free_bytes", "Bytes that are free on the disk", disk_free),
         ("p2p_disk_tight", "1 while the reserve is given up for want of room, else 0", disk_tight),
         ("p2p_up_seconds", "Seconds since the node started", up_seconds),
+        ("p2p_tasks", "Tasks that the node has under way inside", tasks),
     ]
 }

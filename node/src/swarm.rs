@@ -245,6 +245,10 @@ impl SwarmTask {
                     count(&self.counters.handshakes_refused);
                     tracing::debug!(from = %send_back_addr, "refused a connection: too many of this host");
                 }
+                ListenError::Denied { cause } if cause.downcast_ref::<strangers::Crowded>().is_some() => {
+                    count(&self.counters.connections_crowded);
+                    tracing::debug!(from = %send_back_addr, "refused a connection: this host has too many");
+                }
                 ListenError::Denied { .. } => count(&self.counters.connections_denied),
                 error => {
                     count(&self.counters.handshakes_failed);

@@ -9,7 +9,7 @@ use libp2p::core::upgrade::Version;
 use libp2p::swarm::SwarmEvent;
 use libp2p::{Multiaddr, StreamProtocol, Swarm, Transport, identity, noise, tcp, yamux};
 use p2p_gossip::wire::link::HELLO_TIME_MAX;
-use p2p_gossip::wire::streams::Inbound;
+use p2p_gossip::wire::streams::{Arrived, Inbound};
 use p2p_gossip::wire::{ClusterId, Frame, Hello, Link, LinkConfig, Streams};
 use tokio::sync::watch;
 
@@ -152,9 +152,9 @@ async fn swarm() -> Started {
 }
 
 async fn accept(mut inbound: Inbound, server: Server<Watched<MemoryStore>>, manner: Manner) {
-    while let Some((peer, stream)) = inbound.recv().await {
+    while let Some(Arrived { peer, host, stream }) = inbound.recv().await {
         if manner == Manner::Honest {
-            tokio::spawn(server.clone().serve(peer, stream));
+            tokio::spawn(server.clone().serve(peer, host, stream));
         } else {
             tokio::spawn(misbehave(stream, manner));
         }

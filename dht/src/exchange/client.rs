@@ -3,13 +3,13 @@
 #![expect(clippy::disallowed_methods, reason = "the shell: links are idle by the clock")]
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use libp2p::PeerId;
 use p2p_gossip::wire::link::{Receiver, Sender};
-use p2p_gossip::wire::{Control, Link, OpenError};
+use p2p_gossip::wire::{Control, Link, LinkError, OpenError};
 use tokio::sync::oneshot;
 
 use super::{Counters, CurrentCluster, add, count, link_config};
@@ -30,6 +30,10 @@ pub const ANSWER_TIME_MAX: Duration = Duration::from_secs(20 * 60);
 
 /// How long a failure to open a link answers further requests. Not counted: the failure is.
 const FAILURE_TIME: Duration = Duration::from_secs(1);
+
+/// Longest such time, to which it doubles for a peer that goes on saying nothing: it costs its time now and then, and not
+/// everybody who asks.
+const SILENCE_TIME_MAX: Duration = Duration::from_secs(8);
 
 /// Which of a peer's two links a request takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -52,7 +56,7 @@ pub enum AskError {
     /// The link ended before the answer.
     #[error("the link ended")]
     Ended,
-    /// Nothing moved for [`ANSWER_SILENT_MAX`].
+    /// Nothing moved for [`ANSWER_SILENT_MAX`], or no hello came, now or when it was last asked.
     #[error("no answer for {ANSWER_SILENT_MAX:?}")]
     Silent,
 }
@@ -66,18 +70,50 @@ pub struct Client {
     slots: Arc<Mutex<BTreeMap<(PeerId, Lane), Slot>>>,
 }
 
-/// A place for a link; the lock is held while it is being opened, so that one dial serves all who wait.
+/// A place for a link.
 #[derive(Clone)]
 struct Slot {
-    session: Arc<tokio::sync::Mutex<Place>>,
+    place: Arc<Place>,
     last_used: Instant,
 }
 
 #[derive(Default)]
 struct Place {
-    session: Option<Arc<Session>>,
-    /// When the last attempt to open a link failed, and why.
-    failed: Option<(Instant, AskError)>,
+    /// Held while a link is being opened, so that one dial serves all who wait.
+    session: tokio::sync::Mutex<Option<Arc<Session>>>,
+    failure: Mutex<Option<Failure>>,
+    /// Held by whoever finds out whether a silent peer says something again.
+    probe: tokio::sync::Mutex<()>,
+}
+
+/// The last failure, until an answer comes.
+#[derive(Clone)]
+struct Failure {
+    at: Instant,
+    error: AskError,
+    /// How often in a row it was silence.
+    silent: u32,
+}
+
+impl Failure {
+    /// Until when it answers whoever asks.
+    fn ends(&self) -> Instant {
+        let doubled = FAILURE_TIME.saturating_mul(1 << self.silent.saturating_sub(1).min(10));
+        self.at + doubled.min(SILENCE_TIME_MAX)
+    }
+}
+
+impl Place {
+    fn failed(&self, error: &AskError) {
+        let mut failure = lock(&self.failure);
+        let before = failure.as_ref().map_or(0, |failure| failure.silent);
+        let silent = if matches!(error, AskError::Silent) { before + 1 } else { before };
+        *failure = Some(Failure { at: Instant::now(), error: error.clone(), silent });
+    }
+
+    fn answered(&self) {
+        *lock(&self.failure) = None;
+    }
 }
 
 /// An open link. It ends with the last of those who use it.
@@ -85,6 +121,7 @@ struct Session {
     sender: Sender,
     waiting: Waiting,
     next: AtomicU64,
+    silent: AtomicBool,
 }
 
 impl Drop for Session {
@@ -107,12 +144,20 @@ impl Client {
     /// # Errors
     /// Why there is no answer.
     pub async fn ask(&self, peer: PeerId, lane: Lane, request: Request) -> Result<Reply, AskError> {
-        let (session, fresh) = self.session(peer, lane).await?;
-        match self.ask_on(&session, request.clone()).await {
+        let place = self.place(peer, lane);
+        let failure = lock(&place.failure).clone();
+        // Who is silent is asked by one at a time, and the others need not wait for that.
+        let _probe = match failure.filter(|failure| failure.silent > 0) {
+            Some(failure) if Instant::now() < failure.ends() => return Err(failure.error),
+            Some(failure) => Some(place.probe.try_lock().map_err(|_held| failure.error)?),
+            None => None,
+        };
+        let (session, fresh) = self.session(peer, &place).await?;
+        match self.ask_on(&session, &place, request.clone()).await {
             // The link was old, and the peer may have restarted since.
             Err(AskError::Ended) if !fresh => {
-                let (session, _) = self.session(peer, lane).await?;
-                self.ask_on(&session, request).await
+                let (session, _) = self.session(peer, &place).await?;
+                self.ask_on(&session, &place, request).await
             }
             answer => answer,
         }
@@ -134,34 +179,32 @@ impl Client {
 
     /// Bytes that have moved on the link that bulk comes by from a peer; 0 where there is none.
     pub fn moved(&self, peer: PeerId) -> u64 {
-        let slot = lock(&self.slots).get(&(peer, Lane::Ask)).map(|slot| slot.session.clone());
+        let place = lock(&self.slots).get(&(peer, Lane::Ask)).map(|slot| slot.place.clone());
         // A link that is just being opened has moved nothing.
-        slot.and_then(|slot| Some(slot.try_lock().ok()?.session.as_ref()?.sender.moved())).unwrap_or(0)
+        place.and_then(|place| Some(place.session.try_lock().ok()?.as_ref()?.sender.moved())).unwrap_or(0)
     }
 
     /// The link to a peer, opened where there is none; and whether it was opened for this.
-    async fn session(&self, peer: PeerId, lane: Lane) -> Result<(Arc<Session>, bool), AskError> {
+    async fn session(&self, peer: PeerId, place: &Place) -> Result<(Arc<Session>, bool), AskError> {
         let asked = Instant::now();
-        let slot = self.slot(peer, lane);
-        let mut place = slot.session.lock().await;
-        if let Some(session) = place.session.as_ref().filter(|session| lock(&session.waiting).is_some()) {
+        let mut session = place.session.lock().await;
+        if let Some(session) = session.as_ref().filter(|session| lock(&session.waiting).is_some()) {
             return Ok((session.clone(), false));
         }
         // Whoever waited while somebody else failed has its answer, and so have those who come right after: a peer that
         // does not answer costs its time once, not once for each request.
-        if let Some((at, error)) = &place.failed
-            && *at + FAILURE_TIME > asked
-        {
-            return Err(error.clone());
+        if let Some(failure) = lock(&place.failure).as_ref().filter(|failure| failure.at + FAILURE_TIME > asked) {
+            return Err(failure.error.clone());
         }
         match self.open(peer).await {
-            Ok(session) => {
-                let session = Arc::new(session);
-                *place = Place { session: Some(session.clone()), failed: None };
-                Ok((session, true))
+            Ok(opened) => {
+                let opened = Arc::new(opened);
+                *session = Some(opened.clone());
+                Ok((opened, true))
             }
             Err(error) => {
-                *place = Place { session: None, failed: Some((Instant::now(), error.clone())) };
+                *session = None;
+                place.failed(&error);
                 Err(error)
             }
         }
@@ -172,30 +215,44 @@ impl Client {
         let link = Link::open(stream, link_config(&self.cluster)).await.map_err(|error| {
             count(&self.counters.links_broken);
             tracing::debug!(%peer, %error, "refused a link");
-            AskError::Hello(error.to_string())
+            match error {
+                LinkError::Silent => AskError::Silent,
+                other => AskError::Hello(other.to_string()),
+            }
         })?;
         let waiting: Waiting = Arc::new(Mutex::new(Some(BTreeMap::new())));
         // It holds no sender: when the session goes, the link ends, and this with it.
         tokio::spawn(receive(peer, link.receiver, waiting.clone(), self.counters.clone()));
-        Ok(Session { sender: link.sender, waiting, next: AtomicU64::new(0) })
+        Ok(Session { sender: link.sender, waiting, next: AtomicU64::new(0), silent: AtomicBool::new(false) })
     }
 
-    fn slot(&self, peer: PeerId, lane: Lane) -> Slot {
+    fn place(&self, peer: PeerId, lane: Lane) -> Arc<Place> {
         let mut slots = lock(&self.slots);
         let slot = slots
             .entry((peer, lane))
             .and_modify(|slot| slot.last_used = Instant::now())
-            .or_insert_with(|| Slot { session: Arc::default(), last_used: Instant::now() })
-            .clone();
+            .or_insert_with(|| Slot { place: Arc::default(), last_used: Instant::now() });
+        let place = slot.place.clone();
         if slots.len() > 2 * PEERS_MAX {
             let oldest = slots.iter().min_by_key(|(_, slot)| slot.last_used).map(|(key, _)| *key);
             oldest.and_then(|key| slots.remove(&key));
             count(&self.counters.links_evicted);
         }
-        slot
+        place
     }
 
-    async fn ask_on(&self, session: &Arc<Session>, request: Request) -> Result<Reply, AskError> {
+    async fn ask_on(&self, session: &Arc<Session>, place: &Place, request: Request) -> Result<Reply, AskError> {
+        let answer = self.ask_and_wait(session, request).await;
+        match &answer {
+            Ok(_) => place.answered(),
+            // Many may wait on one link: its silence is one.
+            Err(error @ AskError::Silent) if !session.silent.swap(true, Ordering::Relaxed) => place.failed(error),
+            Err(_) => {}
+        }
+        answer
+    }
+
+    async fn ask_and_wait(&self, session: &Arc<Session>, request: Request) -> Result<Reply, AskError> {
         let number = session.next.fetch_add(1, Ordering::Relaxed);
         let (answer, answered) = oneshot::channel();
         let place = session.sender.reserve().await.map_err(|_closed| AskError::Ended)?;

@@ -1,14 +1,19 @@
 //! The answering side: one task per inbound stream, with bounds on how many there are and on what they hold.
 
+mod places;
+
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::net::IpAddr;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use futures::StreamExt;
 use futures::io::{AsyncRead, AsyncWrite};
 use futures::stream::FuturesUnordered;
 use libp2p::PeerId;
-use p2p_gossip::wire::{Link, Received};
+use p2p_gossip::wire::link::Sender;
+use p2p_gossip::wire::room::Taken;
+use p2p_gossip::wire::{Frame, Link, LinkError, Received};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
 
 use super::{Counters, CurrentCluster, add, count, link_config};
@@ -18,20 +23,15 @@ use crate::message::{Refusal, Reply, Request};
 use crate::store::{ObjectStore, ObjectTx, SenderId, Sent, StoreError, StoreResult, UploadId};
 use crate::tree::{GEOMETRY, ObjectRef};
 
-/// Inbound streams of one peer: two are enough, and some may still be closing.
-pub const STREAMS_PER_PEER_MAX: usize = 6;
-
-/// Inbound streams of all peers together.
-pub const STREAMS_MAX: usize = 512;
+use places::{Admitted, Place, Places};
+pub use places::{RECEIVED_LEN_MAX, SERVED_LEN_MAX, STREAMS_MAX, STREAMS_PER_PEER_MAX};
 
 /// Requests of one stream that are worked on at once.
 const REQUESTS_AT_ONCE: usize = 32;
 
-/// Bytes of objects that are on their way out, over all streams.
-const SERVED_LEN_MAX: usize = 24 << 20;
-
-/// Objects of one stream that are on their way out: a peer that does not read holds up itself.
-const SERVED_PER_STREAM: usize = 2;
+/// Objects of one stream that are on their way out, from the store into the last write: a peer that does not read holds up
+/// itself.
+const SERVED_PER_STREAM: usize = 4;
 
 /// What a server does wrong on purpose, where a test asks for it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -48,8 +48,7 @@ pub struct Server<S> {
     store: S,
     cluster: CurrentCluster,
     counters: Arc<Counters>,
-    served: Arc<Semaphore>,
-    streams: Arc<Mutex<BTreeMap<PeerId, usize>>>,
+    places: Arc<Places>,
     faults: watch::Receiver<Faults>,
     /// What one member may have here.
     most: Sent,
@@ -58,10 +57,9 @@ pub struct Server<S> {
 impl<S: ObjectStore> Server<S> {
     /// A server of one store.
     pub fn new(store: S, cluster: CurrentCluster, counters: Arc<Counters>) -> Self {
-        let served = Arc::new(Semaphore::new(SERVED_LEN_MAX));
         let faults = watch::Sender::default().subscribe();
         let most = Sent { uploads: UPLOADS_PER_SENDER_MAX, holds: HOLDS_PER_SENDER_MAX };
-        Self { store, cluster, counters, served, streams: Arc::default(), faults, most }
+        Self { store, cluster, counters, places: Places::new(), faults, most }
     }
 
     /// The same server with faults that may change while it runs.
@@ -71,45 +69,74 @@ impl<S: ObjectStore> Server<S> {
     }
 
     /// Serves an inbound stream until it ends; drops it at once where the peer has too many.
-    pub async fn serve<T>(self, peer: PeerId, stream: T)
+    pub async fn serve<T>(self, peer: PeerId, host: Option<IpAddr>, stream: T)
     where
         T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let Some(_place) = self.admit(peer) else {
-            count(&self.counters.streams_refused);
-            tracing::debug!(%peer, "refused a stream: too many");
-            return;
-        };
-        match Link::open(stream, link_config(&self.cluster)).await {
-            Ok(link) => self.answer_all(peer, link).await,
-            Err(error) => {
-                count(&self.counters.links_broken);
-                tracing::debug!(%peer, %error, "refused a link");
+        let place = match self.places.admit(peer, host) {
+            Admitted::Yes(place) => place,
+            Admitted::Instead(place) => {
+                count(&self.counters.streams_displaced);
+                place
             }
+            Admitted::No => {
+                count(&self.counters.streams_refused);
+                tracing::debug!(%peer, "refused a stream: too many");
+                return;
+            }
+        };
+        let served = async {
+            match Link::open_as(stream, link_config(&self.cluster), Some(place.rights.received.clone())).await {
+                Ok(link) => self.answer_all(link, &place).await,
+                Err(error) => {
+                    count(&self.counters.links_broken);
+                    tracing::debug!(%peer, %error, "refused a link");
+                }
+            }
+        };
+        tokio::select! {
+            () = served => {}
+            () = place.displaced() => tracing::debug!(%peer, "ended a stream on which nothing moves: others want its place"),
         }
     }
 
-    async fn answer_all(&self, peer: PeerId, link: Link) {
+    async fn answer_all(&self, link: Link, place: &Place) {
+        let peer = place.peer;
         let Link { sender, mut receiver, .. } = link;
+        place.opened(&sender);
         let slots = Arc::new(Semaphore::new(SERVED_PER_STREAM));
         let mut working = FuturesUnordered::new();
         // How to stop working on each, and what waits for its turn on the link.
         let mut cancels = BTreeMap::new();
         let mut ready: VecDeque<Answer> = VecDeque::new();
+        // Every request may be cancelled once.
+        let mut uncancelled = 0_u64;
+        let mut rest = None;
         loop {
             tokio::select! {
                 biased;
-                received = receiver.recv(), if working.len() + ready.len() < REQUESTS_AT_ONCE => {
+                received = receiver.recv(), if working.len() + ready.len() < REQUESTS_AT_ONCE && rest.is_none() => {
                     let Some(received) = received else { break };
                     match Request::from_frame(received.frame.clone()) {
-                        Ok((number, Request::Cancel)) => {
+                        Ok((number, Request::Cancel)) if uncancelled > 0 => {
+                            uncancelled -= 1;
                             cancels.remove(&number);
                             ready.iter_mut().filter(|answer| answer.number == number).for_each(Answer::cancel);
                         }
+                        Ok((_, Request::Cancel)) => {
+                            count(&self.counters.links_broken);
+                            tracing::debug!(%peer, "cancels more than it asks");
+                            break;
+                        }
                         Ok((number, request)) => {
+                            uncancelled += 1;
+                            rest = place.rights.asked();
+                            if rest.is_some() {
+                                count(&self.counters.requests_paced);
+                            }
                             let (cancel, cancelled) = oneshot::channel();
                             cancels.insert(number, cancel);
-                            working.push(self.answer(peer, number, request, received, slots.clone(), cancelled));
+                            working.push(self.answer(place, number, request, received, slots.clone(), cancelled));
                         }
                         Err(error) => {
                             count(&self.counters.links_broken);
@@ -118,21 +145,28 @@ impl<S: ObjectStore> Server<S> {
                         }
                     }
                 }
-                place = sender.reserve(), if !ready.is_empty() => {
-                    let (Ok(place), Some(answer)) = (place, ready.pop_front()) else { break };
+                turn = sender.reserve(), if !ready.is_empty() => {
+                    let (Ok(turn), Some(answer)) = (turn, ready.pop_front()) else { break };
                     if let Reply::Root(_, bytes) | Reply::Object(bytes) = &answer.reply {
                         add(&self.counters.bytes_sent, bytes.len() as u64);
                     }
-                    place.send(answer.reply.into_frame(answer.number));
+                    turn.send(answer.into_frame());
                 }
                 Some(answer) = working.next() => {
                     cancels.remove(&answer.number);
-                    ready.push_back(answer);
+                    ready.push_back(answer.waiting_for(&sender));
+                }
+                () = tokio::time::sleep_until(rest.unwrap_or_else(tokio::time::Instant::now)), if rest.is_some() => {
+                    rest = None;
                 }
             }
         }
+        match receiver.reason() {
+            Some(LinkError::Hoarding) => count(&self.counters.links_hoarding),
+            Some(_) => count(&self.counters.links_broken),
+            None => {}
+        }
         if let Some(reason) = receiver.reason() {
-            count(&self.counters.links_broken);
             tracing::debug!(%peer, %reason, "link ended");
         }
         add(&self.counters.frames_skipped, receiver.skipped());
@@ -142,7 +176,7 @@ impl<S: ObjectStore> Server<S> {
     /// Answers one request, unless it is cancelled before. The request's credit goes back with its answer.
     async fn answer(
         &self,
-        peer: PeerId,
+        place: &Place,
         number: u64,
         request: Request,
         _received: Received,
@@ -155,8 +189,8 @@ impl<S: ObjectStore> Server<S> {
                 // An error would say that nobody can end it any more, and then nobody has set it either.
                 let _ = self.faults.clone().wait_for(|faults| !faults.stall).await;
             }
-            let reserved = self.reserve(&request, slots).await;
-            let reply = self.reply(peer, request).await;
+            let reserved = self.reserve(&request, place, slots).await;
+            let reply = self.reply(place, request).await;
             (if self.faults.borrow().corrupt { corrupted(reply) } else { reply }, reserved)
         };
         let (reply, reserved) = tokio::select! {
@@ -168,21 +202,21 @@ impl<S: ObjectStore> Server<S> {
     }
 
     /// Waits until the answer's payload may be in memory.
-    async fn reserve(&self, request: &Request, slots: Arc<Semaphore>) -> Option<Reserved> {
+    async fn reserve(&self, request: &Request, place: &Place, slots: Arc<Semaphore>) -> Option<Reserved> {
         let longest = GEOMETRY.payload_len_max();
         let len = match request {
             Request::Root(_) => longest,
             Request::Get(reference) => reference.len.min(longest),
             _ => return None,
         };
-        let len = u32::try_from(len).ok()?;
+        let len = usize::try_from(len).ok()?;
         // First its own slot: who waits for that holds nothing of what all share.
         let slot = slots.acquire_owned().await.ok()?;
-        let room = self.served.clone().acquire_many_owned(len).await.ok()?;
-        Some(Reserved { _slot: slot, _room: room })
+        Some(Reserved { _slot: slot, taken: place.rights.served.take(len).await })
     }
 
-    async fn reply(&self, peer: PeerId, request: Request) -> Reply {
+    async fn reply(&self, place: &Place, request: Request) -> Reply {
+        let peer = place.peer;
         let done = match request {
             Request::Root(root) => {
                 let found = self.store.read(move |view| view.root(&root)).await;
@@ -218,7 +252,10 @@ impl<S: ObjectStore> Server<S> {
                     None => self.over(peer),
                 })
             }
-            Request::Push(upload, reference, bytes) => self.store_pushed(peer, upload, reference, bytes).await,
+            Request::Push(upload, reference, bytes) => {
+                let _turn = place.rights.write(bytes.len()).await;
+                self.store_pushed(peer, upload, reference, bytes).await
+            }
             Request::Bind(upload, root, objects) => {
                 let upload = of_sender(peer, upload);
                 let bound = self.store.write(0, move |tx| hold::bind(tx, upload, root, objects)).await;
@@ -299,19 +336,6 @@ impl<S: ObjectStore> Server<S> {
             None => self.over(peer),
         })
     }
-
-    fn admit(&self, peer: PeerId) -> Option<Place<'_, S>> {
-        let mut streams = self.streams.lock().unwrap_or_else(PoisonError::into_inner);
-        if streams.values().sum::<usize>() >= STREAMS_MAX {
-            return None;
-        }
-        let of_peer = streams.entry(peer).or_default();
-        if *of_peer >= STREAMS_PER_PEER_MAX {
-            return None;
-        }
-        *of_peer += 1;
-        Some(Place { server: self, peer })
-    }
 }
 
 /// An answer with a wrong byte in the object that it carries.
@@ -347,7 +371,7 @@ fn first_8(hash: &[u8; 32]) -> [u8; 8] {
 struct Answer {
     number: u64,
     reply: Reply,
-    /// Counts as under way until the link has taken the payload.
+    /// Counts as under way until the payload is written.
     reserved: Option<Reserved>,
 }
 
@@ -358,29 +382,44 @@ impl Answer {
             self.reply = Reply::Refused(Refusal::Cancelled);
         }
     }
+
+    /// From here on it is the peer who has to read.
+    fn waiting_for(mut self, link: &Sender) -> Self {
+        self.reserved.iter_mut().for_each(|reserved| reserved.taken.awaits(link));
+        self
+    }
+
+    /// The frame, which keeps what is reserved for as long as its payload is there.
+    fn into_frame(self) -> Frame {
+        let mut frame = self.reply.into_frame(self.number);
+        if let Some(reserved) = self.reserved {
+            frame.payload = Bytes::from_owner(InRoom { bytes: frame.payload, reserved });
+        }
+        frame
+    }
 }
 
 /// Room for an answer's payload.
 struct Reserved {
     _slot: OwnedSemaphorePermit,
-    _room: OwnedSemaphorePermit,
+    taken: Taken,
 }
 
-/// A stream that is counted.
-struct Place<'a, S> {
-    server: &'a Server<S>,
-    peer: PeerId,
+/// A payload in its room.
+struct InRoom {
+    bytes: Bytes,
+    reserved: Reserved,
 }
 
-impl<S> Drop for Place<'_, S> {
+impl Drop for InRoom {
     fn drop(&mut self) {
-        let mut streams = self.server.streams.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(of_peer) = streams.get_mut(&self.peer) {
-            *of_peer -= 1;
-            if *of_peer == 0 {
-                streams.remove(&self.peer);
-            }
-        }
+        self.reserved.taken.settled();
+    }
+}
+
+impl AsRef<[u8]> for InRoom {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
     }
 }
 

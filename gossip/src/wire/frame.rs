@@ -63,8 +63,9 @@ impl Frame {
 
 /// See [`Frame::cost`].
 pub fn cost(head_len: usize, payload_len: usize) -> usize {
-    /// Roughly what a queued frame takes beside its bytes.
-    const OVERHEAD: usize = 64;
+    /// What a frame costs beside its bytes: more than the memory for keeping it, because taking a frame of no bytes off the
+    /// wire is as much work as moving a kibibyte of payload, and this is all that bounds how many may come unread.
+    const OVERHEAD: usize = 1024;
     OVERHEAD + head_len + payload_len
 }
 

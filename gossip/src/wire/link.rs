@@ -7,17 +7,23 @@
 //!
 //! Wire types: 0 hello, 1 credit. The rest belongs to the protocol.
 
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, OnceLock};
+mod shared;
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use futures::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadHalf, WriteHalf};
-use tokio::sync::{Notify, Semaphore, mpsc};
+use tokio::sync::mpsc;
 use tokio::time::timeout;
 
 use super::frame::{self, Cap, Frame, FrameError, Header, KIND_FIRST_FREE, RATE_MIN};
 use super::hello::{Hello, Versions};
+use super::room::{Direction, SMALL_COST_MAX, Tenant};
 use super::{DecodeError, decode, encode};
+
+use shared::Held;
+pub(super) use shared::Shared;
 
 const KIND_HELLO: u8 = 0;
 const KIND_CREDIT: u8 = 1;
@@ -30,6 +36,12 @@ pub const CREDIT_MIN: u32 = 2 << 20;
 
 /// Most credit a side can hold, in bytes; more from a peer is a lie or a mistake.
 pub const CREDIT_MAX: u32 = 256 << 20;
+
+/// Least credit that is given at a time, in bytes: a frame for each byte would cost more than it gives.
+pub const CREDIT_STEP_MIN: u32 = CREDIT_MIN / 8;
+
+/// Frames of unknown, ignorable types that a link may carry beyond those that mean something.
+pub const NOISE_MAX: u64 = 256;
 
 /// Frames of our own that wait for their turn to be written.
 const SEND_QUEUE_LEN: usize = 2;
@@ -66,6 +78,12 @@ pub enum LinkError {
     /// It granted more credit than there can be.
     #[error("the peer granted {0} bytes of credit")]
     BadCredit(u32),
+    /// It sent frames that mean nothing, and little else.
+    #[error("the peer makes noise")]
+    Noise,
+    /// It left others without room for what it did not send to the end, or did not read.
+    #[error("the peer holds room that others wait for, and does nothing")]
+    Hoarding,
     /// Nothing of ours moved for too long.
     #[error("nothing could be sent for {0:?}")]
     Stalled(Duration),
@@ -131,6 +149,17 @@ impl Link {
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
+        Self::open_as(stream, config, None).await
+    }
+
+    /// [`Self::open`] for a peer that gets only so much room for what it sends.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn open_as<S>(stream: S, config: LinkConfig, tenant: Option<Tenant>) -> Result<Link, LinkError>
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
         let (mut reader, mut writer) = stream.split();
         let remote = timeout(HELLO_TIME_MAX, exchange_hellos(&mut reader, &mut writer, &config.hello))
             .await
@@ -142,13 +171,13 @@ impl Link {
         if !(CREDIT_MIN..=CREDIT_MAX).contains(&remote.credit) {
             return Err(LinkError::BadHello);
         }
-        let shared = Arc::new(Shared::new(config.hello.credit, remote.credit));
+        let shared = Shared::new(config.hello.credit, remote.credit, tenant.as_ref());
         let (send_queue, to_send) = mpsc::channel(SEND_QUEUE_LEN);
         // Never full: the peer's credit runs out first.
         let received_max = config.hello.credit as usize / frame::cost(0, 0) + 1;
         let (received, receive_queue) = mpsc::channel(received_max);
         tokio::spawn(supervise(shared.clone(), write_frames(writer, to_send, shared.clone(), config.stall)));
-        tokio::spawn(supervise(shared.clone(), read_frames(reader, received, shared.clone(), config.caps)));
+        tokio::spawn(supervise(shared.clone(), read_frames(reader, received, shared.clone(), config.caps, tenant)));
         Ok(Link {
             sender: Sender { queue: send_queue, shared: shared.clone() },
             receiver: Receiver { queue: receive_queue, shared },
@@ -205,12 +234,23 @@ impl Sender {
     pub fn moved(&self) -> u64 {
         self.shared.moved.load(Ordering::Relaxed)
     }
+
+    /// How long nothing has moved, either way.
+    pub fn idle(&self) -> Duration {
+        self.shared.idle(Direction::Incoming).min(self.shared.idle(Direction::Outgoing))
+    }
+
+    pub(super) fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
 }
 
 impl Receiver {
     /// The next frame; None at the end of the link.
     pub async fn recv(&mut self) -> Option<Received> {
-        self.queue.recv().await
+        let mut received = self.queue.recv().await?;
+        received.held.settled();
+        Some(received)
     }
 
     /// Frames of unknown, ignorable types that were thrown away so far.
@@ -230,90 +270,6 @@ impl Drop for Receiver {
     }
 }
 
-/// What both tasks and both handles know.
-struct Shared {
-    /// Bytes the peer may still send.
-    window: AtomicUsize,
-    /// Bytes consumed and not yet given back.
-    owed: AtomicUsize,
-    /// So much is worth a credit frame.
-    owed_min: usize,
-    owed_enough: Notify,
-    /// Bytes we may still send.
-    credit: Semaphore,
-    moved: AtomicU64,
-    skipped: AtomicU64,
-    ended: Ended,
-    reason: OnceLock<LinkError>,
-}
-
-impl Shared {
-    fn new(granted: u32, credit: u32) -> Self {
-        Self {
-            window: AtomicUsize::new(granted as usize),
-            owed: AtomicUsize::new(0),
-            owed_min: granted as usize / 4,
-            owed_enough: Notify::new(),
-            credit: Semaphore::new(credit as usize),
-            moved: AtomicU64::new(0),
-            skipped: AtomicU64::new(0),
-            ended: Ended::default(),
-            reason: OnceLock::new(),
-        }
-    }
-
-    fn count(&self, moved: usize) {
-        self.moved.fetch_add(moved as u64, Ordering::Relaxed);
-    }
-
-    /// Takes a frame's cost from what the peer may send.
-    fn charge(self: &Arc<Self>, cost: usize) -> Result<Held, LinkError> {
-        self.window
-            .fetch_update(Ordering::AcqRel, Ordering::Acquire, |window| window.checked_sub(cost))
-            .map_err(|_window| LinkError::Overrun)?;
-        Ok(Held { cost, shared: self.clone() })
-    }
-}
-
-/// Credit held by a received frame.
-struct Held {
-    cost: usize,
-    shared: Arc<Shared>,
-}
-
-impl Drop for Held {
-    fn drop(&mut self) {
-        let owed = self.shared.owed.fetch_add(self.cost, Ordering::AcqRel) + self.cost;
-        if owed >= self.shared.owed_min {
-            self.shared.owed_enough.notify_one();
-        }
-    }
-}
-
-/// A flag that can be awaited by many.
-#[derive(Default)]
-struct Ended {
-    set: std::sync::atomic::AtomicBool,
-    notify: Notify,
-}
-
-impl Ended {
-    fn set(&self) {
-        self.set.store(true, Ordering::Release);
-        self.notify.notify_waiters();
-    }
-
-    async fn notified_once(&self) {
-        let notified = self.notify.notified();
-        tokio::pin!(notified);
-        // Registered before the flag is read, so that a set in between is not missed.
-        notified.as_mut().enable();
-        if !self.set.load(Ordering::Acquire) {
-            notified.await;
-        }
-    }
-}
-
 /// Runs one direction until it ends; an error or the end of reading ends the other direction too.
 async fn supervise(shared: Arc<Shared>, task: impl Future<Output = Result<Flow, LinkError>>) {
     tokio::select! {
@@ -321,12 +277,7 @@ async fn supervise(shared: Arc<Shared>, task: impl Future<Output = Result<Flow, 
         result = task => match result {
             Ok(Flow::HalfClosed) => {}
             Ok(Flow::Ended) => shared.ended.set(),
-            Err(error) => {
-                tracing::debug!(%error, "link ended");
-                // The first reason is the one that counts.
-                let _ = shared.reason.set(error);
-                shared.ended.set();
-            }
+            Err(error) => shared.end(error),
         }
     }
 }
@@ -378,6 +329,7 @@ async fn read_frames<S>(
     queue: mpsc::Sender<Received>,
     shared: Arc<Shared>,
     caps: fn(u8) -> Option<Cap>,
+    tenant: Option<Tenant>,
 ) -> Result<Flow, LinkError>
 where
     S: AsyncRead + AsyncWrite + Unpin,
@@ -390,7 +342,7 @@ where
                 let frame = frame::read_body(&mut reader, header, drop).await?;
                 add_credit(&shared, decode(&frame.head)?)?;
             }
-            _ => read_one(&mut reader, header, &queue, &shared).await?,
+            _ => read_one(&mut reader, header, &queue, &shared, tenant.as_ref()).await?,
         }
     }
     Ok(Flow::Ended)
@@ -401,30 +353,34 @@ async fn read_one<S>(
     header: Header,
     queue: &mpsc::Sender<Received>,
     shared: &Arc<Shared>,
+    tenant: Option<&Tenant>,
 ) -> Result<(), LinkError>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     // Charged before a byte is allocated.
-    let held = shared.charge(frame::cost(header.head_len, header.payload_len))?;
+    let cost = frame::cost(header.head_len, header.payload_len);
+    let mut held = shared.charge(cost)?;
+    if let Some(tenant) = tenant.filter(|_| cost > SMALL_COST_MAX) {
+        held.put_in(tenant.take(cost).await);
+    }
     let frame = frame::read_body(reader, header, |bytes| {
         if !header.skipped {
-            shared.count(bytes);
+            shared.count(Direction::Incoming, bytes);
         }
     })
     .await?;
     if header.skipped {
-        shared.skipped.fetch_add(1, Ordering::Relaxed);
-        tracing::debug!(kind = header.kind, "skipped a frame of an unknown type");
-        return Ok(());
+        return shared.skip(header.kind);
     }
-    shared.count(1);
+    shared.understand();
+    shared.count(Direction::Incoming, 1);
     // Full is impossible while the credit holds; closed means that nobody listens any more, and that ends the link.
     queue.try_send(Received { frame, held }).map_err(|_refused| LinkError::Overrun)
 }
 
 fn add_credit(shared: &Shared, bytes: u32) -> Result<(), LinkError> {
-    if shared.credit.available_permits() + bytes as usize > CREDIT_MAX as usize {
+    if bytes < CREDIT_STEP_MIN || shared.credit.available_permits() + bytes as usize > CREDIT_MAX as usize {
         return Err(LinkError::BadCredit(bytes));
     }
     shared.credit.add_permits(bytes as usize);
@@ -449,9 +405,16 @@ where
             frame = queue.recv() => frame,
         };
         let Some(frame) = frame else { break };
-        wait_for_credit(&mut writer, &shared, &frame, stall).await?;
-        write_in_time(&mut writer, &shared, &frame, stall).await?;
-        shared.count(1);
+        let written = async {
+            wait_for_credit(&mut writer, &shared, &frame, stall).await?;
+            write_in_time(&mut writer, &shared, &frame, stall).await
+        };
+        if let Err(error) = written.await {
+            // Before the frame goes, for whoever asks then whether it has arrived.
+            shared.end(error);
+            return Ok(Flow::Ended);
+        }
+        shared.count(Direction::Outgoing, 1);
     }
     // From here no credit goes back, so the peer can finish only what it has credit for: the one who has said all is near
     // its end.
@@ -488,12 +451,7 @@ async fn give_back<S>(writer: &mut WriteHalf<S>, shared: &Shared, stall: Duratio
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let bytes = shared.owed.swap(0, Ordering::AcqRel);
-    if bytes == 0 {
-        return Ok(());
-    }
-    // The window grows before the peer can know of it.
-    shared.window.fetch_add(bytes, Ordering::AcqRel);
+    let Some(bytes) = shared.take_owed() else { return Ok(()) };
     let bytes = u32::try_from(bytes).expect("no more can be owed than was granted");
     write_in_time(writer, shared, &Frame::new(KIND_CREDIT, encode(&bytes), Default::default()), stall).await
 }
@@ -509,7 +467,7 @@ where
 {
     let limit = stall + Duration::from_secs(frame.cost() as u64 / RATE_MIN);
     let write = async {
-        frame::write(writer, frame, |bytes| shared.count(bytes)).await?;
+        frame::write(writer, frame, |bytes| shared.count(Direction::Outgoing, bytes)).await?;
         writer.flush().await
     };
     timeout(limit, write).await.map_err(|_elapsed| LinkError::Stalled(limit))?.map_err(FrameError::from)?;

@@ -5,6 +5,7 @@
 //! nobody takes are counted and dropped rather than waited for (rust-libp2p#6157, #5651).
 
 use std::collections::{BTreeMap, VecDeque};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
@@ -23,6 +24,8 @@ use libp2p::swarm::{
     THandlerOutEvent, ToSwarm,
 };
 use tokio::sync::{mpsc, oneshot};
+
+use super::host_of;
 
 /// Requests for streams that wait for the swarm.
 const COMMANDS_MAX: usize = 256;
@@ -101,14 +104,25 @@ impl Control {
     }
 }
 
+/// A stream that a peer opened.
+#[derive(Debug)]
+pub struct Arrived {
+    /// Who has opened it.
+    pub peer: PeerId,
+    /// Where the connection goes to, as far as its address says.
+    pub host: Option<IpAddr>,
+    /// The stream.
+    pub stream: Stream,
+}
+
 /// Streams that peers opened, in order of arrival.
-pub type Inbound = mpsc::Receiver<(PeerId, Stream)>;
+pub type Inbound = mpsc::Receiver<Arrived>;
 
 /// The behaviour: one protocol, any number of peers.
 pub struct Streams {
     protocol: StreamProtocol,
     commands: mpsc::Receiver<Open>,
-    inbound: mpsc::Sender<(PeerId, Stream)>,
+    inbound: mpsc::Sender<Arrived>,
     counters: Arc<StreamCounters>,
     connections: BTreeMap<PeerId, Vec<ConnectionId>>,
     waiting: BTreeMap<PeerId, Vec<Reply>>,
@@ -191,22 +205,22 @@ impl NetworkBehaviour for Streams {
     fn handle_established_inbound_connection(
         &mut self,
         _: ConnectionId,
-        _: PeerId,
+        peer: PeerId,
         _: &Multiaddr,
-        _: &Multiaddr,
+        remote: &Multiaddr,
     ) -> Result<THandler<Self>, ConnectionDenied> {
-        Ok(Handler::new(self.protocol.clone()))
+        Ok(Handler::new(self.protocol.clone(), peer, remote))
     }
 
     fn handle_established_outbound_connection(
         &mut self,
         _: ConnectionId,
-        _: PeerId,
-        _: &Multiaddr,
+        peer: PeerId,
+        remote: &Multiaddr,
         _: Endpoint,
         _: PortUse,
     ) -> Result<THandler<Self>, ConnectionDenied> {
-        Ok(Handler::new(self.protocol.clone()))
+        Ok(Handler::new(self.protocol.clone(), peer, remote))
     }
 
     fn on_swarm_event(&mut self, event: FromSwarm) {
@@ -228,7 +242,7 @@ impl NetworkBehaviour for Streams {
     }
 
     fn on_connection_handler_event(&mut self, peer: PeerId, _: ConnectionId, event: THandlerOutEvent<Self>) {
-        if self.inbound.try_send((peer, event)).is_err() {
+        if self.inbound.try_send(event).is_err() {
             count(&self.counters.inbound_dropped);
             tracing::debug!(%peer, "dropped an inbound stream: too many wait");
         }
@@ -254,13 +268,15 @@ fn count(counter: &AtomicU64) {
 /// One connection's part: asks for outbound substreams, passes inbound ones up.
 pub struct Handler {
     protocol: StreamProtocol,
+    peer: PeerId,
+    host: Option<IpAddr>,
     wanted: VecDeque<Reply>,
     accepted: VecDeque<Stream>,
 }
 
 impl Handler {
-    fn new(protocol: StreamProtocol) -> Self {
-        Self { protocol, wanted: VecDeque::new(), accepted: VecDeque::new() }
+    fn new(protocol: StreamProtocol, peer: PeerId, remote: &Multiaddr) -> Self {
+        Self { protocol, peer, host: host_of(remote), wanted: VecDeque::new(), accepted: VecDeque::new() }
     }
 
     fn upgrade(&self) -> ReadyUpgrade<StreamProtocol> {
@@ -270,7 +286,7 @@ impl Handler {
 
 impl ConnectionHandler for Handler {
     type FromBehaviour = Reply;
-    type ToBehaviour = Stream;
+    type ToBehaviour = Arrived;
     type InboundProtocol = ReadyUpgrade<StreamProtocol>;
     type OutboundProtocol = ReadyUpgrade<StreamProtocol>;
     type InboundOpenInfo = ();
@@ -313,7 +329,8 @@ impl ConnectionHandler for Handler {
         _: &mut Context<'_>,
     ) -> Poll<ConnectionHandlerEvent<Self::OutboundProtocol, Self::OutboundOpenInfo, Self::ToBehaviour>> {
         if let Some(stream) = self.accepted.pop_front() {
-            return Poll::Ready(ConnectionHandlerEvent::NotifyBehaviour(stream));
+            let arrived = Arrived { peer: self.peer, host: self.host, stream };
+            return Poll::Ready(ConnectionHandlerEvent::NotifyBehaviour(arrived));
         }
         while let Some(reply) = self.wanted.pop_front() {
             if !reply.is_closed() {

@@ -92,8 +92,9 @@ impl Receiving {
 
     /// Takes the stream and all that comes by it.
     pub(super) async fn receive(mut self, size: u64, link: bool) -> Result<Stage, Problem> {
-        let stream = in_time(0, async { self.inbound.recv().await.ok_or_else(|| lost("nobody came")) }).await?;
-        if link { receive_frames(stream.1, size, self.cluster).await } else { receive_bytes(stream.1, size).await }
+        let arrived = in_time(0, async { self.inbound.recv().await.ok_or_else(|| lost("nobody came")) }).await?;
+        let stream = arrived.stream;
+        if link { receive_frames(stream, size, self.cluster).await } else { receive_bytes(stream, size).await }
     }
 }
 

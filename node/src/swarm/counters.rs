@@ -1,8 +1,10 @@
 //! What was dropped, refused or given up between the wire and whoever uses it.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::peers::Dropped;
+use crate::swarm::muxer::Unread;
 
 /// Counters of the swarm. What is not here is counted by libp2p under `libp2p_swarm_`: dials that failed, and connections
 /// that ended with the reason, such as one on which a peer opened too many streams.
@@ -18,6 +20,10 @@ pub(crate) struct NetCounters {
     pub(crate) connections_silent: AtomicU64,
     /// Connections that could not be closed in order in time.
     pub(crate) connections_cut_short: AtomicU64,
+    /// Inbound connections of hosts that have too many.
+    pub(crate) connections_crowded: AtomicU64,
+    /// What connections have brought and nobody has read.
+    pub(crate) unread: Arc<Unread>,
     /// Lookups beyond the number that may be under way.
     pub(crate) lookups_refused: AtomicU64,
     /// Lookups that ended by their time limit, with what they had.

@@ -1,13 +1,23 @@
-//! Yamux over an encrypted connection, with frames as long as the encryption takes in one piece.
+//! Yamux over an encrypted connection: with frames as long as the encryption takes in one piece, and with a bound on what
+//! has come and was not read.
 //!
 //! libp2p's own wrapper of the same library sends frames of 16 KiB, with no way to say otherwise: four times as many frames,
-//! each with its own wake-ups, encryption and system calls, and a quarter of the work of moving bulk data (ADR 7). Nor does
-//! it let the receive windows of a connection be bounded in all.
+//! each with its own wake-ups, encryption and system calls, and a quarter of the work of moving bulk data (ADR 7).
+//!
+//! The library takes in whatever a peer may send by the windows of its streams, 64 of 256 KiB or more, whether anybody reads
+//! it or not, and pays for each frame of a single byte with some sixty. Here the [`ledger`] counts what is unread, and while
+//! that is too much, [`metered`] leaves the socket alone: the peer's system keeps the rest, and nobody but this peer is held
+//! up. A peer that breaks the rules of yamux loses its connection.
+
+mod ledger;
+mod metered;
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::future::{Ready, ready};
+use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 use futures::io::{AsyncRead, AsyncWrite};
@@ -15,29 +25,42 @@ use libp2p::core::muxing::{StreamMuxer, StreamMuxerEvent};
 use libp2p::core::upgrade::{InboundConnectionUpgrade, OutboundConnectionUpgrade, UpgradeInfo};
 use p2p_gossip::wire::WRITE_LEN_MAX;
 
+use ledger::Ledger;
+use metered::Metered;
+
+pub(super) use ledger::Unread;
+
 /// Substreams of one connection. Who opens more loses the connection.
 const STREAMS_MAX: usize = 64;
 
-/// Bytes that a peer may have sent on all streams of a connection and nobody has read: the least that yamux allows for so
-/// many streams, and room for the few on which bulk comes to grow.
+/// Bytes that a peer may send on all streams of a connection before anybody reads them: the least that yamux allows for so
+/// many streams, and room for the few on which bulk comes to grow. The ledger leaves far less of it in memory.
 const WINDOW_LEN_MAX: usize = STREAMS_MAX * (256 << 10) + (16 << 20);
 
 /// Streams that a peer has opened and this side has not taken yet; more are reset.
 const ARRIVED_MAX: usize = STREAMS_MAX;
 
 /// The upgrade to yamux, as libp2p knows it.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Yamux;
+#[derive(Clone, Debug)]
+pub(super) struct Yamux {
+    unread: Arc<Unread>,
+}
 
 impl Yamux {
-    fn upgrade<C: AsyncRead + AsyncWrite + Send + Unpin + 'static>(io: C, mode: yamux::Mode) -> Muxer<C> {
+    /// Connections that share a bound on what nobody has read.
+    pub(super) fn new(unread: Arc<Unread>) -> Self {
+        Self { unread }
+    }
+
+    fn upgrade<C: AsyncRead + AsyncWrite + Send + Unpin + 'static>(self, io: C, mode: yamux::Mode) -> Muxer<C> {
         let mut config = yamux::Config::default();
         config
             .set_max_num_streams(STREAMS_MAX)
             .set_max_connection_receive_window(Some(WINDOW_LEN_MAX))
             .set_split_send_size(WRITE_LEN_MAX);
-        let connection = yamux::Connection::new(io, config, mode);
-        Muxer { connection, arrived: VecDeque::new(), inbound: None }
+        let ledger = Ledger::new(self.unread, STREAMS_MAX);
+        let connection = yamux::Connection::new(Metered::new(io, ledger.clone()), config, mode);
+        Muxer { connection, ledger, arrived: VecDeque::new(), inbound: None }
     }
 }
 
@@ -56,7 +79,7 @@ impl<C: AsyncRead + AsyncWrite + Send + Unpin + 'static> InboundConnectionUpgrad
     type Future = Ready<Result<Muxer<C>, Infallible>>;
 
     fn upgrade_inbound(self, io: C, _: &'static str) -> Self::Future {
-        ready(Ok(Self::upgrade(io, yamux::Mode::Server)))
+        ready(Ok(self.upgrade(io, yamux::Mode::Server)))
     }
 }
 
@@ -66,15 +89,16 @@ impl<C: AsyncRead + AsyncWrite + Send + Unpin + 'static> OutboundConnectionUpgra
     type Future = Ready<Result<Muxer<C>, Infallible>>;
 
     fn upgrade_outbound(self, io: C, _: &'static str) -> Self::Future {
-        ready(Ok(Self::upgrade(io, yamux::Mode::Client)))
+        ready(Ok(self.upgrade(io, yamux::Mode::Client)))
     }
 }
 
 /// One connection.
 pub(super) struct Muxer<C> {
-    connection: yamux::Connection<C>,
+    connection: yamux::Connection<Metered<C>>,
+    ledger: Arc<Ledger>,
     /// Came while nobody had asked for one.
-    arrived: VecDeque<yamux::Stream>,
+    arrived: VecDeque<Stream>,
     /// Who asked for one, and is to be told.
     inbound: Option<Waker>,
 }
@@ -83,16 +107,20 @@ type Polled<T> = Poll<Result<T, yamux::ConnectionError>>;
 
 impl<C: AsyncRead + AsyncWrite + Unpin> Muxer<C> {
     /// Moves bytes of all streams, until a new one arrives.
-    fn drive(&mut self, cx: &mut Context<'_>) -> Polled<yamux::Stream> {
-        self.connection.poll_next_inbound(cx).map(|arrived| arrived.unwrap_or(Err(yamux::ConnectionError::Closed)))
+    fn drive(&mut self, cx: &mut Context<'_>) -> Polled<Stream> {
+        let arrived = self.connection.poll_next_inbound(cx);
+        arrived.map(|arrived| {
+            let stream = arrived.unwrap_or(Err(yamux::ConnectionError::Closed))?;
+            Ok(Stream { stream, ledger: self.ledger.clone() })
+        })
     }
 }
 
 impl<C: AsyncRead + AsyncWrite + Unpin> StreamMuxer for Muxer<C> {
-    type Substream = yamux::Stream;
+    type Substream = Stream;
     type Error = yamux::ConnectionError;
 
-    fn poll_inbound(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Polled<yamux::Stream> {
+    fn poll_inbound(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Polled<Stream> {
         if let Some(stream) = self.arrived.pop_front() {
             return Poll::Ready(Ok(stream));
         }
@@ -103,8 +131,11 @@ impl<C: AsyncRead + AsyncWrite + Unpin> StreamMuxer for Muxer<C> {
         polled
     }
 
-    fn poll_outbound(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Polled<yamux::Stream> {
-        self.connection.poll_new_outbound(cx)
+    fn poll_outbound(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Polled<Stream> {
+        self.connection.poll_new_outbound(cx).map_ok(|stream| {
+            self.ledger.open(stream.id().val());
+            Stream { stream, ledger: self.ledger.clone() }
+        })
     }
 
     fn poll_close(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Polled<()> {
@@ -131,3 +162,42 @@ impl<C: AsyncRead + AsyncWrite + Unpin> StreamMuxer for Muxer<C> {
         Poll::Pending
     }
 }
+
+/// A stream whose unread bytes are counted.
+pub(super) struct Stream {
+    stream: yamux::Stream,
+    ledger: Arc<Ledger>,
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        self.ledger.close(self.stream.id().val());
+    }
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<io::Result<usize>> {
+        let read = Pin::new(&mut self.stream).poll_read(cx, buf);
+        if let Poll::Ready(Ok(len)) = read {
+            self.ledger.read(self.stream.id().val(), len);
+        }
+        read
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_close(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_close(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests;

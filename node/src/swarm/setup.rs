@@ -105,7 +105,7 @@ where
 {
     let counters = counters.clone();
     authenticated
-        .multiplex(Yamux)
+        .multiplex(Yamux::new(counters.unread.clone()))
         .outbound_timeout(HANDSHAKE_TIME_MAX)
         .inbound_timeout(INBOUND_HANDSHAKE_TIME_MAX)
         .map(|(peer, muxer), _| (peer, StreamMuxerBox::new(Closing::new(muxer, counters))))

@@ -14,7 +14,7 @@ async fn asker(store: MemoryStore) -> (Link, Arc<Counters>) {
     let (cluster, current) = watch::channel(ClusterId([7; 16]));
     let counters = Arc::new(Counters::default());
     let server = Server::new(store, current, counters.clone());
-    tokio::spawn(server.serve(peer(1), far.compat()));
+    tokio::spawn(server.serve(peer(1), None, far.compat()));
     let mut config = link_config(&cluster.subscribe());
     config.hello.credit = CREDIT_MIN;
     (Link::open(near.compat(), config).await.expect("a link"), counters)
@@ -38,22 +38,27 @@ async fn a_member_gets_no_more_holds_than_one_may_have() {
     let counters = Arc::new(Counters::default());
     let most = Sent { uploads: 2, holds: 3 };
     let server = Server { most, ..Server::new(store, current, counters.clone()) };
-    let offer = |peer, upload: u8, objects: &[ObjectRef]| {
-        server.reply(peer, Request::Offer(UploadId([upload; 16]), objects.to_vec()))
+    let place = |n| match server.places.admit(peer(n), None) {
+        Admitted::Yes(place) => place,
+        Admitted::Instead(_) | Admitted::No => panic!("there are places"),
+    };
+    let (one, other) = (place(1), place(2));
+    let offer = |place, upload: u8, objects: &[ObjectRef]| {
+        server.reply(place, Request::Offer(UploadId([upload; 16]), objects.to_vec()))
     };
     let push = |upload: u8| {
         let bytes = bytes(9, 100);
         let object = Object::whole_file(bytes.clone());
-        server.reply(peer(1), Request::Push(UploadId([upload; 16]), *object.reference(), bytes))
+        server.reply(&one, Request::Push(UploadId([upload; 16]), *object.reference(), bytes))
     };
-    assert_eq!(offer(peer(1), 1, &objects[..2]).await, Reply::Flags(vec![false; 2]));
-    assert_eq!(offer(peer(1), 1, &objects[2..]).await, Reply::Full, "holds");
+    assert_eq!(offer(&one, 1, &objects[..2]).await, Reply::Flags(vec![false; 2]));
+    assert_eq!(offer(&one, 1, &objects[2..]).await, Reply::Full, "holds");
     assert_eq!(push(2).await, Reply::Stored);
     assert_eq!(push(2).await, Reply::Full, "holds, by pushes too");
     for (upload, objects) in [(1, &objects[..1]), (2, &objects[1..2])] {
-        assert_eq!(offer(peer(2), upload, objects).await, Reply::Flags(vec![false]), "another has its own");
+        assert_eq!(offer(&other, upload, objects).await, Reply::Flags(vec![false]), "another has its own");
     }
-    assert_eq!(offer(peer(2), 3, &objects[2..3]).await, Reply::Full, "uploads");
+    assert_eq!(offer(&other, 3, &objects[2..3]).await, Reply::Full, "uploads");
     assert_eq!(counters.pushes_over.load(std::sync::atomic::Ordering::Relaxed), 3);
 }
 
