@@ -6,6 +6,7 @@
 pub mod download;
 pub mod mend;
 mod spread;
+mod standing;
 pub mod stat;
 pub mod upload;
 
@@ -19,6 +20,8 @@ use crate::exchange::Counters;
 use crate::exchange::client::Client;
 use crate::store::{ObjectStore, StoreError};
 use crate::tree::{PlacementKey, RootId};
+
+use standing::Standings;
 
 pub use download::{Download, GetOptions};
 pub use mend::Watched;
@@ -50,6 +53,7 @@ pub struct Content<S, L> {
     locator: L,
     client: Client,
     counters: Arc<Counters>,
+    standings: Standings,
     /// Room for bytes that are being read in.
     reading: Arc<Semaphore>,
     /// Room for objects on their way to members.
@@ -93,7 +97,7 @@ impl<S: ObjectStore, L: Locator> Content<S, L> {
         let reading = Arc::new(Semaphore::new(upload::READING_LEN_MAX));
         let pushing = Arc::new(Semaphore::new(spread::PUSHING_LEN_MAX));
         let store = Watched::new(store, counters.clone());
-        Self { store, locator, client, counters, reading, pushing }
+        Self { store, locator, client, counters, standings: Standings::default(), reading, pushing }
     }
 
     /// The store.

@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 use libp2p::PeerId;
 
 use crate::object::{Object, group_leaves};
+use crate::search::Standing;
 use crate::tree::{Geometry, ObjectRef, PlacementKey, RootId};
 
 use part::{Group, PartState};
@@ -93,8 +94,8 @@ pub enum Want {
 /// What happened.
 #[derive(Debug)]
 pub enum Input {
-    /// Begin; these members are known, this node included.
-    Start(Vec<PeerId>),
+    /// Begin; these members are known, this node included, and so is this of them.
+    Start(Vec<PeerId>, Standing),
     /// The closest members to a part's key, best first, and all members that are known.
     Located(Part, Vec<PeerId>, Vec<PeerId>),
     /// A peer that was asked whether it has the root object has answered: yes, no, or not at all.
@@ -127,6 +128,8 @@ pub enum Outcome {
 /// What to do.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Effect {
+    /// Nothing came from it, though it was asked long ago.
+    Silent(PeerId),
     /// Find out who is closest to the key: [`Input::Located`].
     Locate(Part, PlacementKey),
     /// Ask these whether they have the root object: [`Input::RootAnswered`] for each.
@@ -218,6 +221,7 @@ pub struct Get {
     pieces: BTreeMap<Span, Piece>,
     sources: BTreeMap<PeerId, Source>,
     members: Vec<PeerId>,
+    standing: Standing,
     answered: BTreeSet<PeerId>,
     file_len: Option<u64>,
     /// Leaves that came before their turn.
@@ -255,6 +259,7 @@ impl Get {
             pieces: BTreeMap::new(),
             sources: BTreeMap::new(),
             members: Vec::new(),
+            standing: Standing::default(),
             answered: BTreeSet::new(),
             file_len: None,
             early: BTreeMap::new(),
@@ -275,8 +280,8 @@ impl Get {
         }
         self.excuse_lag(now);
         match input {
-            Input::Start(members) => {
-                self.members = members;
+            Input::Start(members, standing) => {
+                (self.members, self.standing) = (members, standing);
                 self.hunt_root(now);
             }
             Input::Located(part, closest, members) => self.on_located(part, closest, members, now),

@@ -1,8 +1,11 @@
 //! Where something may be: whom to ask next about one group of objects.
 //!
 //! First those who are likely to have it, this node before all; then the closest of the members that are known, which costs
-//! nothing to find out; then those that a lookup finds to be closest; then all others, sixteen at a time, because growth of
-//! the cluster must not hide content. Pure: it names peers, others ask them.
+//! nothing to find out; then those that have been reliable; then those that a lookup finds to be closest; then all others,
+//! sixteen at a time, because growth of the cluster must not hide content. Pure: it names peers, others ask them.
+//!
+//! A member is made up in no time, with any distance to a key. Whoever is close and has failed lately is therefore asked only
+//! after whoever has sent what it was asked for: a crowd of strangers costs each search little.
 
 use std::collections::BTreeSet;
 
@@ -28,6 +31,10 @@ enum Stage {
     Start(Vec<PeerId>),
     /// The closest of the known members come next.
     Known,
+    /// The reliable ones that are not close come next.
+    Reliable,
+    /// Those come next that are close and have failed.
+    Failed,
     /// Who is closest of all is not known yet.
     Unlocated,
     /// They are being found out.
@@ -36,6 +43,15 @@ enum Stage {
     Located(Vec<PeerId>),
     /// They were named; what is left are all others.
     Others,
+}
+
+/// What came of asking members lately.
+#[derive(Clone, Debug, Default)]
+pub struct Standing {
+    /// They sent what they were asked for; at most [`ASKED_AT_ONCE`].
+    pub reliable: BTreeSet<PeerId>,
+    /// They sent something else, broke off, or were silent.
+    pub failed: BTreeSet<PeerId>,
 }
 
 /// What to do next.
@@ -70,16 +86,33 @@ impl Search {
     }
 
     /// The next step; `members` are all that are known.
-    pub fn next(&mut self, members: &[PeerId]) -> Step {
+    pub fn next(&mut self, members: &[PeerId], standing: &Standing) -> Step {
         match std::mem::replace(&mut self.stage, Stage::Locating) {
             Stage::Start(likely) => {
                 self.stage = Stage::Known;
                 Step::Likely(self.name(likely))
             }
             Stage::Known => {
-                self.stage = Stage::Unlocated;
-                let closest = placement::closest(&self.key, members.iter().copied(), placement::READ_CANDIDATES);
+                self.stage = Stage::Reliable;
+                let mut closest = self.closest(members);
+                closest.retain(|peer| !standing.failed.contains(peer));
+                closest.sort_by_key(|peer| !standing.reliable.contains(peer));
                 Step::Likely(self.name(closest))
+            }
+            Stage::Reliable => {
+                self.stage = Stage::Failed;
+                let reliable = members.iter().copied().filter(|peer| standing.reliable.contains(peer));
+                match self.name(reliable.collect()) {
+                    nobody if nobody.is_empty() => self.next(members, standing),
+                    reliable => Step::Unlikely(reliable),
+                }
+            }
+            Stage::Failed => {
+                self.stage = Stage::Unlocated;
+                match self.name(self.closest(members)) {
+                    nobody if nobody.is_empty() => self.next(members, standing),
+                    failed => Step::Likely(failed),
+                }
             }
             Stage::Unlocated => Step::Locate,
             Stage::Locating => Step::Wait,
@@ -96,6 +129,10 @@ impl Search {
                 }
             }
         }
+    }
+
+    fn closest(&self, members: &[PeerId]) -> Vec<PeerId> {
+        placement::closest(&self.key, members.iter().copied(), placement::READ_CANDIDATES)
     }
 
     /// The closest members are these.
@@ -124,34 +161,57 @@ mod tests {
     fn the_likely_come_first_then_the_closest_then_everybody_and_nobody_twice() {
         let members: Vec<PeerId> = (0..40).map(peer).collect();
         let mut search = Search::new(key(), [peer(0)]);
-        assert_eq!(search.next(&members), Step::Likely(vec![peer(0)]));
+        assert_eq!(search.next(&members, &Standing::default()), Step::Likely(vec![peer(0)]));
         assert!(!search.named_likely());
-        let Step::Likely(closest) = search.next(&members) else { panic!("the closest of the members") };
+        let Step::Likely(closest) = search.next(&members, &Standing::default()) else {
+            panic!("the closest of the members")
+        };
         let expected = placement::closest(&key(), members.clone(), 5);
         assert_eq!(closest, expected.into_iter().filter(|other| *other != peer(0)).collect::<Vec<_>>());
         assert!(search.named_likely());
-        assert_eq!(search.next(&members), Step::Locate);
-        assert_eq!(search.next(&members), Step::Wait);
+        assert_eq!(search.next(&members, &Standing::default()), Step::Locate);
+        assert_eq!(search.next(&members, &Standing::default()), Step::Wait);
         search.located(vec![peer(0), closest[0], peer(50)]);
-        assert_eq!(search.next(&members), Step::Likely(vec![peer(50)]), "somebody who is not known as a member yet");
+        assert_eq!(
+            search.next(&members, &Standing::default()),
+            Step::Likely(vec![peer(50)]),
+            "somebody who is not known as a member yet"
+        );
         let mut left = 40 - 1 - closest.len();
         while left > 0 {
-            let Step::Unlikely(batch) = search.next(&members) else { panic!("more are to be asked") };
+            let Step::Unlikely(batch) = search.next(&members, &Standing::default()) else {
+                panic!("more are to be asked")
+            };
             assert_eq!(batch.len(), left.min(16));
             left -= batch.len();
         }
-        assert_eq!(search.next(&members), Step::Exhausted);
+        assert_eq!(search.next(&members, &Standing::default()), Step::Exhausted);
+    }
+
+    #[test]
+    fn a_crowd_of_strangers_stands_behind_those_that_are_reliable_once_it_has_failed() {
+        let members: Vec<PeerId> = (0..100).map(peer).collect();
+        let by_distance = placement::closest(&key(), members.clone(), 100);
+        let nth = |n: &[usize]| n.iter().map(|n| by_distance[*n]).collect::<Vec<_>>();
+        let standing =
+            Standing { reliable: nth(&[3, 70]).into_iter().collect(), failed: nth(&[0, 4, 50]).into_iter().collect() };
+        let mut search = Search::new(key(), []);
+        assert_eq!(search.next(&members, &standing), Step::Likely(vec![]));
+        assert_eq!(search.next(&members, &standing), Step::Likely(nth(&[3, 1, 2])));
+        assert_eq!(search.next(&members, &standing), Step::Unlikely(nth(&[70])));
+        assert_eq!(search.next(&members, &standing), Step::Likely(nth(&[0, 4])), "they are the closest all the same");
+        assert_eq!(search.next(&members, &standing), Step::Locate);
     }
 
     #[test]
     fn a_member_that_appears_later_is_named_too() {
         let mut search = Search::new(key(), []);
-        assert_eq!(search.next(&[]), Step::Likely(vec![]));
-        assert_eq!(search.next(&[]), Step::Likely(vec![]));
-        assert_eq!(search.next(&[]), Step::Locate);
+        assert_eq!(search.next(&[], &Standing::default()), Step::Likely(vec![]));
+        assert_eq!(search.next(&[], &Standing::default()), Step::Likely(vec![]));
+        assert_eq!(search.next(&[], &Standing::default()), Step::Locate);
         search.located(vec![]);
-        assert_eq!(search.next(&[]), Step::Likely(vec![]));
-        assert_eq!(search.next(&[]), Step::Exhausted);
-        assert_eq!(search.next(&[peer(1)]), Step::Unlikely(vec![peer(1)]));
+        assert_eq!(search.next(&[], &Standing::default()), Step::Likely(vec![]));
+        assert_eq!(search.next(&[], &Standing::default()), Step::Exhausted);
+        assert_eq!(search.next(&[peer(1)], &Standing::default()), Step::Unlikely(vec![peer(1)]));
     }
 }

@@ -157,7 +157,8 @@ impl<S: ObjectStore, L: Locator> Run<S, L> {
     async fn run(mut self, mut get: Get, deliver: mpsc::Sender<Result<Object, ContentError>>) {
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        let mut effects = get.handle(Input::Start(self.content.locator.members()), Instant::now());
+        let mut effects =
+            get.handle(Input::Start(self.content.locator.members(), self.content.standings.now()), Instant::now());
         let mut finished = false;
         loop {
             for effect in effects.drain(..) {
@@ -324,6 +325,7 @@ impl<S: ObjectStore, L: Locator> Run<S, L> {
                     request.abort();
                 }
             }
+            Effect::Silent(peer) => content.standings.note(peer, Err(Outcome::Failed)),
             Effect::Found(len) => self.file_len = len,
             Effect::Deliver(object) => self.deliveries.push_back(object),
             Effect::Finished | Effect::Failed(_) => unreachable!("handled by the caller"),
@@ -362,11 +364,13 @@ impl<S: ObjectStore, L: Locator> Content<S, L> {
             Want::Root => Request::Root(root),
             Want::Object(reference) => Request::Get(reference),
         };
-        match (want, self.client.ask(peer, Lane::Ask, request).await) {
+        let fetched = match (want, self.client.ask(peer, Lane::Ask, request).await) {
             (Want::Root, Ok(Reply::Root(len, bytes))) => self.check(peer, ObjectRef::root(root, len), bytes).await,
             (Want::Object(reference), Ok(Reply::Object(bytes))) => self.check(peer, reference, bytes).await,
             (_, answer) => Err(no_object(peer, answer)),
-        }
+        };
+        self.standings.note(peer, fetched.as_ref().map(drop).map_err(|outcome| *outcome));
+        fetched
     }
 
     async fn check(&self, peer: PeerId, reference: ObjectRef, bytes: Bytes) -> Result<Object, Outcome> {

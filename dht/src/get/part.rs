@@ -85,7 +85,7 @@ impl Get {
             if all_found {
                 return;
             }
-            match state.search.next(&self.members) {
+            match state.search.next(&self.members, &self.standing) {
                 Step::Likely(peers) | Step::Unlikely(peers) => {
                     let objects: Vec<ObjectRef> = missing.map(|piece| piece.reference).collect();
                     let bad = |peer: &PeerId| self.sources.get(peer).is_some_and(|source| source.bad);

@@ -91,7 +91,7 @@ impl Get {
                 hunt.unsure |= !peers.is_empty();
                 hunt.awaiting = None;
             }
-            match hunt.search.next(&self.members) {
+            match hunt.search.next(&self.members, &self.standing) {
                 Step::Likely(peers) => hunt.queue.extend(peers),
                 Step::Unlikely(peers) => {
                     hunt.awaiting = Some((peers.iter().copied().collect(), now));
@@ -151,7 +151,10 @@ impl Get {
 
     pub(super) fn on_root(&mut self, peer: PeerId, object: Object, now: Instant) {
         let Some(hunt) = self.hunt.take() else { return };
-        for other in hunt.asked.into_keys().filter(|other| *other != peer) {
+        for (other, (since, heard)) in hunt.asked.into_iter().filter(|(other, _)| *other != peer) {
+            if heard == since && now >= since + PATIENCE {
+                self.effects.push(Effect::Silent(other));
+            }
             self.effects.push(Effect::Cancel(other, Want::Root));
         }
         let len = object.reference().len;
@@ -174,7 +177,7 @@ impl Get {
             hunt.asked.remove(&peer);
             hunt.unsure = true;
             self.sources.entry(peer).or_insert_with(|| super::Source::new(now)).quiet = true;
-            self.effects.push(Effect::Cancel(peer, Want::Root));
+            self.effects.extend([Effect::Silent(peer), Effect::Cancel(peer, Want::Root)]);
         }
         if hunt.retry_at.is_some_and(|at| at <= now) {
             let anew = Hunt::new(&self.root, self.config.me, now);

@@ -154,7 +154,7 @@ impl World {
 
     fn start(&mut self) {
         let known = if self.view { self.everybody() } else { Vec::new() };
-        self.input(Input::Start(known));
+        self.input(Input::Start(known, Standing::default()));
     }
 
     fn go_on(mut self) -> Self {
@@ -245,7 +245,7 @@ impl World {
                     n == 1 || *other != want
                 });
             }
-            Effect::Found(_) => {}
+            Effect::Found(_) | Effect::Silent(_) => {}
             Effect::Deliver(object) => {
                 self.delivered.extend_from_slice(object.payload());
                 if self.reader {

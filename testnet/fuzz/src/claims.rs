@@ -6,6 +6,7 @@ use libp2p::PeerId;
 use libp2p::multihash::Multihash;
 use p2p_dht::get::{Effect, Get, GetConfig, Input, Outcome, Part, Range, Want, Wanted};
 use p2p_dht::object::Object;
+use p2p_dht::search::Standing;
 use p2p_dht::tree::ObjectRef;
 
 use crate::Bits;
@@ -34,7 +35,7 @@ pub(crate) fn check(data: &[u8]) {
         Range { start: u64::from(bits.u16()) / 2, end: Some(bits.u16()).filter(|end| *end != 0).map(u64::from) };
     let wanted = if bits.one_in(8) { Wanted::Indexes } else { Wanted::Bytes(range) };
     let mut run = Run::new(&file, wanted);
-    run.handle(Input::Start((0..PEERS).map(peer).collect()));
+    run.handle(Input::Start((0..PEERS).map(peer).collect(), Standing::default()));
     while !bits.is_empty() && !run.ended {
         run.claim(&mut bits);
     }
@@ -177,6 +178,8 @@ impl<'a> Run<'a> {
                     self.asked.extend(wants.into_iter().map(|want| Asked::Fetch(peer, want)));
                 }
                 Effect::Cancel(peer, want) => self.cancel(peer, want),
+                // Of use to searches to come, of which there are none here.
+                Effect::Silent(_) => {}
                 Effect::Found(len) => assert_eq!(len, self.file.bytes.len() as u64, "of another file"),
                 Effect::Deliver(object) => self.take(&object),
                 Effect::Finished => {
