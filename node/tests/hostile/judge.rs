@@ -1,0 +1,189 @@
+//! The judge: three nodes of a cluster, one of which is attacked; what must hold meanwhile, and afterwards.
+//!
+//! For every scenario: the victim lives and does not panic; its memory stays within [`MEMORY_MAX`] of what it takes idle;
+//! files go in and out, through it and by way of it, at [`RATE_MIN`] of the rate without the attack; the counters move that
+//! should; its log does not grow without end; and once the attack is over, its tasks and descriptors are as before.
+//!
+//! Rates are compared with those of the same cluster right before and right after the attack. The attacker runs on the same
+//! machine, so what it burns is no longer there for the victim, which says nothing about the victim: the attacker's process
+//! has the lowest priority ([`crate::peer::run`]). What the victim itself spends on it counts in full.
+
+mod attack;
+mod cluster;
+mod process;
+mod rounds;
+
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use attack::{Attacker, Done};
+use cluster::{Cluster, Metrics};
+use rounds::{Rates, Share};
+
+use crate::peer::{LATER, Scenario, scenarios};
+
+/// Memory that an attack may cost beyond what the idle node takes, in bytes.
+const MEMORY_MAX: u64 = 128 << 20;
+
+/// Share of the rate without an attack that is left to honest transfers.
+const RATE_MIN: f64 = 1.0 / 3.0;
+
+/// Rounds of transfers that are measured during an attack; of calm ones as many, half of them before it and half after.
+const ROUNDS: usize = 4;
+
+/// How often an attack is measured before its rates are found too low: the machine may be busy with something else. Every
+/// measurement is printed.
+const TRIES: usize = 3;
+
+/// Most bytes that one attack may add to the victim's log.
+const LOG_LEN_MAX: u64 = 64 << 10;
+
+/// Longest wait until everything is as before.
+const CALM_TIME_MAX: Duration = Duration::from_secs(60);
+
+/// Runs what the arguments ask for, as a test program is asked.
+pub(crate) fn run(arguments: impl Iterator<Item = String>) -> ExitCode {
+    let arguments: Vec<String> = arguments.collect();
+    let wanted: Vec<&String> = arguments.iter().filter(|argument| !argument.starts_with('-')).collect();
+    let is_wanted = |name: &str| wanted.is_empty() || wanted.iter().any(|part| name.contains(part.as_str()));
+    let chosen: Vec<&Scenario> = scenarios().filter(|scenario| is_wanted(scenario.name)).collect();
+    if arguments.iter().any(|argument| argument == "--list") {
+        chosen.iter().for_each(|scenario| println!("{}: test", scenario.name));
+        return ExitCode::SUCCESS;
+    }
+    if chosen.is_empty() {
+        return ExitCode::SUCCESS;
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    let failures = runtime.block_on(judge_all(&chosen));
+    for failure in &failures {
+        println!("FAILED {failure}");
+    }
+    if failures.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// How long each attack goes on at least; the rounds alone take about half a second.
+fn duration() -> Duration {
+    let seconds = std::env::var("P2P_HOSTILE_SECONDS").ok().and_then(|text| text.parse().ok());
+    Duration::from_secs_f64(seconds.unwrap_or(0.0))
+}
+
+async fn judge_all(chosen: &[&Scenario]) -> Vec<String> {
+    let mut failures = Vec::new();
+    let mut cluster: Option<Cluster> = None;
+    let mut used = 0;
+    let began = Instant::now();
+    for scenario in chosen {
+        // A fresh one now and then, so that no home grows without end.
+        if used == SCENARIOS_PER_CLUSTER {
+            cluster = None;
+            used = 0;
+        }
+        let over = match &mut cluster {
+            Some(cluster) => cluster,
+            none => none.insert(Cluster::start(ROUNDS / 2).await),
+        };
+        used += 1;
+        let failed = judge(over, scenario).await;
+        if !failed.is_empty() {
+            failures.extend(failed.into_iter().map(|failure| format!("{}: {failure}", scenario.name)));
+            cluster = None;
+            used = 0;
+        }
+    }
+    println!("{} scenarios in {:.0?}, {} failures", chosen.len(), began.elapsed(), failures.len());
+    failures
+}
+
+/// Scenarios that are tried on the same cluster.
+const SCENARIOS_PER_CLUSTER: usize = 12;
+
+/// What one attack did to the transfers.
+struct Measured {
+    share: Share,
+    rates: Rates,
+    /// The victim's counters at its height.
+    during: Metrics,
+    done: Done,
+    took: Duration,
+}
+
+/// Attacks once, between two calm measurements.
+async fn attack(cluster: &mut Cluster, scenario: &Scenario) -> Result<Measured, String> {
+    let began = Instant::now();
+    let attacker = Attacker::start(&cluster.victim.ticket_file, &[scenario.name]).await;
+    let measure = async |rounds| match scenario.is_asked {
+        true => Rates::measure_busy(cluster, rounds).await,
+        false => Rates::measure(cluster, rounds).await,
+    };
+    let mut rates = measure(ROUNDS).await;
+    while began.elapsed() < duration() {
+        rates = rates.joined(&measure(1).await);
+    }
+    let during = cluster.victim.metrics().await;
+    let done = attacker.stop().await;
+    let took = began.elapsed();
+    cluster.calm_down(CALM_TIME_MAX).await?;
+    let calm = Rates::measure(cluster, ROUNDS / 2).await;
+    let share = rates.share_of(&cluster.calm.joined(&calm));
+    rates.failures.extend(calm.failures.iter().map(|failure| format!("after it {failure}")));
+    cluster.calm = calm;
+    Ok(Measured { share, rates, during, done, took })
+}
+
+/// Tries one scenario; says what did not hold.
+async fn judge(cluster: &mut Cluster, scenario: &Scenario) -> Vec<String> {
+    let mut failures = Vec::new();
+    cluster.victim.process.reset_peak();
+    for n in 1..=TRIES {
+        let (log, counters) = (cluster.victim.log_len(), cluster.victim.metrics().await);
+        let measured = match attack(cluster, scenario).await {
+            Ok(measured) => measured,
+            Err(left) => return vec![format!("{left}: {}", cluster.victim.log_tail())],
+        };
+        let Measured { share, rates, during, done, took } = measured;
+        let is_slow = share.least() < RATE_MIN;
+        failures.extend(rates.failures);
+        failures.extend(done.complaints);
+        failures.extend(unmoved(scenario, took, &counters, &during));
+        failures.extend(harm(cluster, log));
+        if is_slow && n == TRIES {
+            failures.push(format!("transfers at {share} of the rate without it"));
+        }
+        let verdict = match (failures.is_empty(), is_slow) {
+            (true, false) => "ok",
+            (true, true) => "again",
+            (false, _) => "FAILED",
+        };
+        let more = cluster.victim.process.memory().map_or(0, |memory| memory.peak.saturating_sub(cluster.idle.memory));
+        println!("hostile: {:24} {verdict:6} {share}, +{} MiB, {took:.1?} {}", scenario.name, more >> 20, done.tally);
+        if verdict != "again" {
+            break;
+        }
+    }
+    failures
+}
+
+/// Counters that should have moved, and did not.
+fn unmoved(scenario: &Scenario, took: Duration, before: &Metrics, after: &Metrics) -> Vec<String> {
+    let later = if took >= LATER { scenario.moves_later } else { &[] };
+    let stands = scenario.moves.iter().chain(later).filter(|name| after.get(name) <= before.get(name));
+    stands.map(|name| format!("{name} did not move from {}", before.get(name))).collect()
+}
+
+/// What the victim has suffered, whose log was so long before.
+fn harm(cluster: &Cluster, log: u64) -> Vec<String> {
+    let (victim, idle) = (&cluster.victim, cluster.idle.memory);
+    let mut harm = Vec::new();
+    if !victim.process.is_alive() || victim.panicked() {
+        harm.push(format!("the victim is hurt: {}", victim.log_tail()));
+    }
+    if let Some(memory) = victim.process.memory().filter(|memory| memory.peak > idle + MEMORY_MAX) {
+        harm.push(format!("{} MiB of memory, {} MiB idle", memory.peak >> 20, idle >> 20));
+    }
+    let grown = victim.log_len() - log;
+    if grown > LOG_LEN_MAX {
+        harm.push(format!("{} KiB of log: {}", grown >> 10, victim.log_tail()));
+    }
+    harm
+}
