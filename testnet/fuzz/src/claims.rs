@@ -140,11 +140,16 @@ impl<'a> Run<'a> {
         let reference = *object.reference();
         let input = match bits.byte() % 6 {
             0 => {
-                self.uninvited += reference.len;
+                // Where it was asked for after all, it is the answer.
+                let is_answer = self.forget(peer, Want::Object(reference));
+                self.uninvited += if is_answer { 0 } else { reference.len };
                 Input::Got(peer, object)
             }
-            1 => Input::Missed(peer, Want::Object(reference), outcome(bits)),
-            2 => Input::Missed(peer, Want::Root, outcome(bits)),
+            1 | 2 => {
+                let want = if bits.one_in(2) { Want::Root } else { Want::Object(reference) };
+                self.forget(peer, want);
+                Input::Missed(peer, want, outcome(bits))
+            }
             3 => Input::RootAnswered(peer, Some(true)),
             4 => Input::Heard(peer),
             _ => Input::Consumed(0),
@@ -177,7 +182,9 @@ impl<'a> Run<'a> {
                 Effect::Fetch(peer, wants) => {
                     self.asked.extend(wants.into_iter().map(|want| Asked::Fetch(peer, want)));
                 }
-                Effect::Cancel(peer, want) => self.cancel(peer, want),
+                Effect::Cancel(peer, want) => {
+                    assert!(self.forget(peer, want), "only what was asked for is cancelled");
+                }
                 // Of use to searches to come, of which there are none here.
                 Effect::Silent(_) => {}
                 Effect::Found(len) => assert_eq!(len, self.file.bytes.len() as u64, "of another file"),
@@ -192,10 +199,11 @@ impl<'a> Run<'a> {
         self.check_window();
     }
 
-    fn cancel(&mut self, peer: PeerId, want: Want) {
+    /// Takes back what a source was asked for; says whether it was.
+    fn forget(&mut self, peer: PeerId, want: Want) -> bool {
         let matches = |asked: &Asked| matches!(asked, Asked::Fetch(of, what) if (*of, *what) == (peer, want));
-        let at = self.asked.iter().position(matches).expect("only what was asked for is cancelled");
-        self.asked.swap_remove(at);
+        let at = self.asked.iter().position(matches);
+        at.map(|at| self.asked.swap_remove(at)).is_some()
     }
 
     fn take(&mut self, object: &Object) {
