@@ -101,8 +101,7 @@ impl Search {
             }
             Stage::Reliable => {
                 self.stage = Stage::Failed;
-                let reliable = members.iter().copied().filter(|peer| standing.reliable.contains(peer));
-                match self.name(reliable.collect()) {
+                match self.reliable(members, standing) {
                     nobody if nobody.is_empty() => self.next(members, standing),
                     reliable => Step::Unlikely(reliable),
                 }
@@ -129,6 +128,11 @@ impl Search {
                 }
             }
         }
+    }
+
+    /// The reliable that were not named, for who wants to ask them before their turn.
+    pub fn reliable(&mut self, members: &[PeerId], standing: &Standing) -> Vec<PeerId> {
+        self.name(members.iter().copied().filter(|peer| standing.reliable.contains(peer)).collect())
     }
 
     fn closest(&self, members: &[PeerId]) -> Vec<PeerId> {

@@ -1,4 +1,7 @@
 //! Finding the root object: one member after the other, the likely first, and soon a second one beside one that is slow.
+//!
+//! A crowd of strangers may stand closest to any key, and be silent. So where a stranger is asked, those who have been
+//! reliable are asked at once whether they have it, and who says so need not wait for anybody's silence.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
@@ -27,6 +30,8 @@ pub(super) struct Hunt {
     /// Asked for it, since when, and when anything was last heard of them.
     asked: BTreeMap<PeerId, (Instant, Instant)>,
     last_asked: Instant,
+    /// They said to have it.
+    promised: BTreeSet<PeerId>,
     /// Asked whether they have it, since then.
     awaiting: Option<(BTreeSet<PeerId>, Instant)>,
     /// Somebody could not be asked, so that "nobody has it" is not known.
@@ -41,6 +46,7 @@ impl Hunt {
             queue: VecDeque::new(),
             asked: BTreeMap::new(),
             last_asked: now,
+            promised: BTreeSet::new(),
             awaiting: None,
             unsure: false,
             retry_at: None,
@@ -60,7 +66,18 @@ impl Hunt {
         }
     }
 
-    /// Whether somebody may be asked now.
+    /// Who is to be asked now.
+    fn next(&mut self, now: Instant) -> Option<PeerId> {
+        let is_promised = |peer: &PeerId| self.promised.contains(peer);
+        if !self.asked.keys().any(is_promised)
+            && let Some(at) = self.queue.iter().position(is_promised)
+        {
+            return self.queue.remove(at);
+        }
+        if self.asked.is_empty() || self.may_ask(now) { self.queue.pop_front() } else { None }
+    }
+
+    /// Whether somebody may be asked beside those who were.
     fn may_ask(&self, now: Instant) -> bool {
         let comes = self.asked.values().any(|(since, heard)| heard > since);
         let patience = if comes { PATIENCE_HEARD } else { PATIENCE };
@@ -73,16 +90,17 @@ impl Get {
     /// Asks the next one for the root object, where it is time to.
     pub(super) fn hunt_root(&mut self, now: Instant) {
         while let Some(hunt) = &mut self.hunt {
-            if !hunt.asked.is_empty() && !hunt.may_ask(now) || hunt.retry_at.is_some() {
+            if hunt.retry_at.is_some() {
                 return;
             }
-            if let Some(peer) = hunt.queue.pop_front() {
+            if let Some(peer) = hunt.next(now) {
                 if !self.sources.get(&peer).is_some_and(|source| source.bad) && !hunt.asked.contains_key(&peer) {
-                    hunt.asked.insert(peer, (now, now));
-                    hunt.last_asked = now;
-                    self.effects.push(Effect::Fetch(peer, vec![Want::Root]));
+                    self.ask_for_root(peer, now);
                 }
                 continue;
+            }
+            if !hunt.asked.is_empty() && !hunt.may_ask(now) {
+                return;
             }
             if let Some((peers, since)) = &hunt.awaiting {
                 if !peers.is_empty() && now < *since + ANSWER_PATIENCE {
@@ -107,6 +125,21 @@ impl Get {
         }
     }
 
+    fn ask_for_root(&mut self, peer: PeerId, now: Instant) {
+        let Some(hunt) = &mut self.hunt else { return };
+        hunt.asked.insert(peer, (now, now));
+        hunt.last_asked = now;
+        self.effects.push(Effect::Fetch(peer, vec![Want::Root]));
+        if peer == self.config.me || self.standing.reliable.contains(&peer) || hunt.awaiting.is_some() {
+            return;
+        }
+        let reliable = hunt.search.reliable(&self.members, &self.standing);
+        if !reliable.is_empty() {
+            hunt.awaiting = Some((reliable.iter().copied().collect(), now));
+            self.effects.push(Effect::AskRoot(reliable));
+        }
+    }
+
     pub(super) fn on_root_located(&mut self, closest: Vec<PeerId>, now: Instant) {
         if let Some(hunt) = &mut self.hunt {
             hunt.search.located(closest);
@@ -121,6 +154,7 @@ impl Get {
         let Some(hunt) = &mut self.hunt else { return };
         hunt.unsure |= has.is_none();
         if has == Some(true) {
+            hunt.promised.insert(peer);
             hunt.queue.push_back(peer);
         }
         if let Some((awaited, _)) = &mut hunt.awaiting {

@@ -526,6 +526,24 @@ fn silent_candidates_do_not_hold_up_the_start() {
     }
 }
 
+#[test]
+fn a_crowd_of_silent_strangers_around_the_key_does_not_hold_up_who_is_known_to_be_reliable() {
+    let content = bytes(7, 1000);
+    let mut world = World::new(&[Honest; 3], &content, Range::ALL);
+    for n in 10..200 {
+        world.manners.insert(peer(n), Silent);
+    }
+    let standing = Standing { reliable: [peer(2), peer(3)].into_iter().collect(), ..Standing::default() };
+    let members = world.everybody();
+    let root = PlacementKey(world.root.0);
+    let closest = placement::closest(&root, members.clone(), placement::READ_CANDIDATES);
+    assert!(closest.iter().all(|peer| *peer == peer_me() || world.manners[peer] == Silent));
+    world.input(Input::Start(members, standing));
+    let world = world.go_on();
+    assert_eq!(world.result, Some(Ok(())));
+    assert!(world.took() < Duration::from_millis(50), "{:?}", world.took());
+}
+
 /// Whatever the others do: the bytes are right or there are none, and it ends.
 #[test]
 fn right_bytes_or_an_error_in_time() {

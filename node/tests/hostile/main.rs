@@ -5,7 +5,8 @@
 //! tests and installed by nothing.
 //!
 //! `cargo test -p p2p-node --test hostile -- flood` tries the scenarios whose names hold `flood`; `--list` names all.
-//! `P2P_HOSTILE_SECONDS=60` lets each go on for so long instead of about a second.
+//! An ordinary run judges everything but the rates of honest transfers, which it prints; `P2P_HOSTILE_SECONDS=1` judges these
+//! too, on a machine that has nothing else to do, and lets each attack go on for so long at least.
 
 mod judge;
 mod peer;
