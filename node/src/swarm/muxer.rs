@@ -9,6 +9,7 @@
 //! that is too much, [`metered`] leaves the socket alone: the peer's system keeps the rest, and nobody but this peer is held
 //! up. A peer that breaks the rules of yamux loses its connection.
 
+mod frames;
 mod ledger;
 mod metered;
 

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Waker};
 
-use super::metered::{FLAG_SYN, Header, KIND_DATA, KIND_WINDOW, broken};
+use super::frames::{FLAG_SYN, Header, KIND_DATA, KIND_WINDOW, broken};
 
 /// Bytes of all connections together that have come and were not read.
 const UNREAD_LEN_MAX: usize = 24 << 20;
