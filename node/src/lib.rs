@@ -26,6 +26,7 @@ mod swarm;
 pub mod telemetry;
 pub mod ticket;
 
+use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -40,6 +41,7 @@ use p2p_dht::hold::{self, Expired};
 use p2p_dht::store::{ObjectStore, Pending, StoreError};
 use p2p_gossip::wire::streams::{Arrived, Inbound};
 use prometheus_client::registry::Registry;
+use tokio::net::UnixListener;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -148,11 +150,8 @@ impl Node {
         }
         let store = Objects::open(&config.home, config.storage_max)?;
         // Before anybody can put: what is unfinished now is what the last run left.
-        let pending = store.read(|view| view.pending()).await;
-        let pending = pending.map_err(OpenError::from)?;
-        let socket = p2p_api::home::socket_path(&config.home)
-            .map_err(|source| StartError::Socket { path: config.home.clone(), source })?;
-        let listener = http::bind(&socket).map_err(|source| StartError::Socket { path: socket.clone(), source })?;
+        let pending = store.read(|view| view.pending()).await.map_err(OpenError::from)?;
+        let (socket, listener) = bind_api(&config.home)?;
         let admission = Admission::new(keypair.clone(), &cluster.keys)
             .map_err(|error| StartError::Home(format!("the identity cannot be used: {error}")))?;
         let mut registry = Registry::default();
@@ -256,6 +255,17 @@ impl Node {
 }
 
 /// Hands every stream that a member opens to a task of its own.
+/// Opens the API's socket of a home.
+fn bind_api(home: &Path) -> Result<(PathBuf, UnixListener), StartError> {
+    let failed = |path: &Path| {
+        let path = path.to_owned();
+        move |source| StartError::Socket { path, source }
+    };
+    let socket = p2p_api::home::socket_path(home).map_err(failed(home))?;
+    let listener = http::bind(&socket).map_err(failed(&socket))?;
+    Ok((socket, listener))
+}
+
 async fn serve_peers(server: Server<Watched<Objects>>, mut inbound: Inbound) {
     let mut streams = JoinSet::new();
     loop {

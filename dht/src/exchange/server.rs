@@ -11,7 +11,7 @@ use futures::StreamExt;
 use futures::io::{AsyncRead, AsyncWrite};
 use futures::stream::FuturesUnordered;
 use libp2p::PeerId;
-use p2p_gossip::wire::link::Sender;
+use p2p_gossip::wire::link::{Receiver, Sender};
 use p2p_gossip::wire::room::Taken;
 use p2p_gossip::wire::{Frame, Link, LinkError, Received};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
@@ -161,16 +161,18 @@ impl<S: ObjectStore> Server<S> {
                 }
             }
         }
-        match receiver.reason() {
-            Some(LinkError::Hoarding) => count(&self.counters.links_hoarding),
-            Some(_) => count(&self.counters.links_broken),
-            None => {}
-        }
-        if let Some(reason) = receiver.reason() {
-            tracing::debug!(%peer, %reason, "link ended");
-        }
-        add(&self.counters.frames_skipped, receiver.skipped());
+        self.count_end(peer, &receiver);
         sender.abort();
+    }
+
+    fn count_end(&self, peer: PeerId, receiver: &Receiver) {
+        add(&self.counters.frames_skipped, receiver.skipped());
+        let Some(reason) = receiver.reason() else { return };
+        tracing::debug!(%peer, %reason, "link ended");
+        count(match reason {
+            LinkError::Hoarding => &self.counters.links_hoarding,
+            _ => &self.counters.links_broken,
+        });
     }
 
     /// Answers one request, unless it is cancelled before. The request's credit goes back with its answer.
