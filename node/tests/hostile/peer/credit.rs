@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use p2p_dht::exchange::server::RECEIVED_LEN_MAX;
+use p2p_dht::exchange::LINK_CREDIT;
 use p2p_dht::message::Request;
 use p2p_dht::object::Object;
 use p2p_dht::store::UploadId;
@@ -15,6 +17,12 @@ use super::door::Member;
 use super::frames::{LANES, PAUSE};
 use super::wire::{CREDIT, HELLO, Wire, hello};
 use super::{Attack, Scenario, again};
+
+/// Streams on which credit is overrun at once: what may be sent on them fits into what a host may have a node hold. With
+/// more of them that is reached first, and the node leaves all of them alone until they stall.
+const OVERRUN_LANES: usize = 2;
+
+const _: () = assert!(OVERRUN_LANES * (LINK_CREDIT as usize) < RECEIVED_LEN_MAX / 2);
 
 /// More requests than a victim works on at once.
 const REQUESTS_AT_ONCE: u64 = 40;
@@ -100,7 +108,7 @@ async fn wrong_credit(attack: Arc<Attack>) {
 async fn overrun(attack: Arc<Attack>) {
     let member = Member::enter(&attack, 0, Manners::default()).await;
     let object = Object::leaf(attack.bytes(1, 1 << 20).into(), 0);
-    again(&attack, LANES, PAUSE, async |lane| {
+    again(&attack, OVERRUN_LANES, PAUSE, async |lane| {
         let mut wire = Wire::greeted(&member).await?;
         let push = Request::Push(UploadId([lane as u8; 16]), *object.reference(), object.payload().clone());
         wire.say(&push.clone().into_frame(0)).await?;
