@@ -115,6 +115,8 @@ impl<S: ObjectStore> Server<S> {
         loop {
             tokio::select! {
                 biased;
+                // What was asked and not taken up is given back at once: others may need the room.
+                () = sender.ended() => break,
                 received = receiver.recv(), if working.len() + ready.len() < REQUESTS_AT_ONCE && rest.is_none() => {
                     let Some(received) = received else { break };
                     match Request::from_frame(received.frame.clone()) {

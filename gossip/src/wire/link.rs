@@ -229,6 +229,11 @@ impl Sender {
         self.shared.ended.set();
     }
 
+    /// Waits until the link has ended.
+    pub async fn ended(&self) {
+        self.shared.ended.notified_once().await;
+    }
+
     /// Bytes of payload sent and received so far, and one for each frame of the protocol, for a watchdog that asks whether
     /// anything moves. What a peer sends to no purpose does not count.
     pub fn moved(&self) -> u64 {

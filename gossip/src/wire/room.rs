@@ -70,6 +70,8 @@ pub struct Tenant {
     share: Arc<Semaphore>,
     /// It has sent, or read, something to its end.
     proven: Arc<AtomicBool>,
+    /// Bytes that small frames of all of its links take.
+    small: Arc<AtomicUsize>,
 }
 
 /// A part of a room, given back when dropped.
@@ -100,7 +102,12 @@ impl Room {
 
     /// A peer that has nothing in the room yet.
     pub fn tenant(self: &Arc<Self>) -> Tenant {
-        Tenant { room: self.clone(), share: Arc::new(Semaphore::new(self.share_max)), proven: Arc::default() }
+        Tenant {
+            room: self.clone(),
+            share: Arc::new(Semaphore::new(self.share_max)),
+            proven: Arc::default(),
+            small: Arc::default(),
+        }
     }
 
     /// How often somebody had to wait so far.
@@ -144,22 +151,30 @@ impl Room {
         }
     }
 
-    /// A small frame has come on a link, which takes so much more.
-    pub(super) fn add_small(&self, link: &Shared, cost: usize) {
+    /// A small frame has come on a link, which takes so much more. If that is too much, the link is ended that takes most of
+    /// those of the peer that takes most. One that has ended already will give its part back in a moment, and nobody else
+    /// is ended for it.
+    pub(super) fn add_small(&self, link: &Shared, tenant: &Tenant, cost: usize) {
         link.small.fetch_add(cost, Ordering::Relaxed);
-        if self.small.fetch_add(cost, Ordering::Relaxed) + cost > self.small_max() {
-            let links: Vec<Arc<Shared>> = lock(&self.links).iter().filter_map(Weak::upgrade).collect();
-            let most = links.iter().filter(|link| !link.has_ended());
-            if let Some(link) = most.max_by_key(|link| link.small.load(Ordering::Relaxed)) {
-                link.end(LinkError::Hoarding);
-            }
+        tenant.small.fetch_add(cost, Ordering::Relaxed);
+        if self.small.fetch_add(cost, Ordering::Relaxed) + cost <= self.small_max() {
+            return;
+        }
+        let links: Vec<Arc<Shared>> = lock(&self.links).iter().filter_map(Weak::upgrade).collect();
+        let most = links.iter().max_by_key(|link| {
+            let of_tenant = link.tenant().map_or(0, |tenant| tenant.small.load(Ordering::Relaxed));
+            (of_tenant, link.small.load(Ordering::Relaxed), link.has_ended())
+        });
+        if let Some(link) = most.filter(|link| !link.has_ended()) {
+            link.end(LinkError::Hoarding);
         }
     }
 
     /// It is consumed.
-    pub(super) fn remove_small(&self, link: &Shared, cost: usize) {
-        link.small.fetch_sub(cost, Ordering::Relaxed);
-        self.small.fetch_sub(cost, Ordering::Relaxed);
+    pub(super) fn remove_small(&self, link: &Shared, tenant: &Tenant, cost: usize) {
+        for small in [&link.small, &tenant.small, &self.small] {
+            small.fetch_sub(cost, Ordering::Relaxed);
+        }
     }
 }
 

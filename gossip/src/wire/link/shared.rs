@@ -8,7 +8,7 @@ use tokio::sync::{Notify, Semaphore};
 use tokio::time::Instant;
 
 use super::{LinkError, NOISE_MAX};
-use crate::wire::room::{Direction, Room, SMALL_COST_MAX, Taken, Tenant};
+use crate::wire::room::{Direction, SMALL_COST_MAX, Taken, Tenant};
 
 /// What a small frame takes beyond what it costs: its places in memory are larger than what the wire counts.
 const SMALL_OVERHEAD: usize = 96;
@@ -31,8 +31,8 @@ pub(in crate::wire) struct Shared {
     began: Instant,
     /// When something last moved to us and from us, in milliseconds since the beginning.
     last_moves: [AtomicU64; 2],
-    /// Where what the peer sends finds room.
-    room: Option<Arc<Room>>,
+    /// Who has room for what the peer sends.
+    tenant: Option<Tenant>,
     /// Bytes that small frames take there.
     pub(in crate::wire) small: AtomicUsize,
     pub(super) ended: Ended,
@@ -52,7 +52,7 @@ impl Shared {
             understood: AtomicU64::new(0),
             began: Instant::now(),
             last_moves: [AtomicU64::new(0), AtomicU64::new(0)],
-            room: tenant.map(|tenant| tenant.room().clone()),
+            tenant: tenant.cloned(),
             small: AtomicUsize::new(0),
             ended: Ended::default(),
             reason: OnceLock::new(),
@@ -82,8 +82,8 @@ impl Shared {
             .fetch_update(Ordering::AcqRel, Ordering::Acquire, |window| window.checked_sub(cost))
             .map_err(|_window| LinkError::Overrun)?;
         let small = if cost > SMALL_COST_MAX { 0 } else { cost + SMALL_OVERHEAD };
-        if let Some(room) = self.room.as_ref().filter(|_| small > 0) {
-            room.add_small(self, small);
+        if let Some(tenant) = self.tenant.as_ref().filter(|_| small > 0) {
+            tenant.room().add_small(self, tenant, small);
         }
         Ok(Held { cost, small, shared: self.clone(), taken: None })
     }
@@ -116,6 +116,10 @@ impl Shared {
         self.ended.set();
     }
 
+    pub(in crate::wire) fn tenant(&self) -> Option<&Tenant> {
+        self.tenant.as_ref()
+    }
+
     pub(in crate::wire) fn has_ended(&self) -> bool {
         self.ended.set.load(Ordering::Acquire)
     }
@@ -144,8 +148,8 @@ impl Held {
 
 impl Drop for Held {
     fn drop(&mut self) {
-        if let Some(room) = self.shared.room.as_ref().filter(|_| self.small > 0) {
-            room.remove_small(&self.shared, self.small);
+        if let Some(tenant) = self.shared.tenant.as_ref().filter(|_| self.small > 0) {
+            tenant.room().remove_small(&self.shared, tenant, self.small);
         }
         let owed = self.shared.owed.fetch_add(self.cost, Ordering::AcqRel) + self.cost;
         if owed >= self.shared.owed_min {

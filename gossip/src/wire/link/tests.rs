@@ -3,7 +3,7 @@ use tokio::io::DuplexStream;
 use tokio_util::compat::{Compat, TokioAsyncReadCompatExt};
 
 use super::*;
-use crate::wire::ClusterId;
+use crate::wire::{ClusterId, Room};
 
 const KIND: u8 = 20;
 const PAYLOAD_MAX: usize = 1 << 20;
@@ -190,4 +190,28 @@ async fn a_slow_frame_moves_and_an_ignorable_one_does_not() {
     assert_eq!(link.sender.moved() - before, PART as u64, "what has come of it is");
     peer.0.write_all(&[0; (1 << 20) - PART]).await.expect("room");
     assert_eq!(link.receiver.recv().await.expect("a frame").frame.payload.len(), 1 << 20);
+}
+
+#[tokio::test]
+async fn small_frames_of_one_peer_never_end_the_link_of_another() {
+    const LEN: usize = 1 << 20;
+    let room = Room::new(Direction::Incoming, LEN, LEN);
+    let (crowd, honest) = (room.tenant(), room.tenant());
+    let link = |tenant: &Tenant| Shared::new(CREDIT_MAX, CREDIT_MAX, Some(tenant));
+    // More than any one link of the crowd has.
+    let of_honest = link(&honest);
+    let _held: Vec<Held> = (0..20).map(|_| of_honest.charge(1000).expect("credit")).collect();
+    let mut ended = 0;
+    let mut of_crowd = Vec::new();
+    for _ in 0..100 {
+        let link = link(&crowd);
+        let held: Vec<Held> = (0..10).map(|_| link.charge(1000).expect("credit")).collect();
+        of_crowd.push((link, held));
+        let now = of_crowd.iter().filter(|(link, _)| link.has_ended()).count();
+        assert!(now <= 1, "who has ended and not given back yet is waited for");
+        ended += now;
+        of_crowd.retain(|(link, _)| !link.has_ended());
+    }
+    assert!(ended > 30, "{ended} have ended");
+    assert!(!of_honest.has_ended());
 }

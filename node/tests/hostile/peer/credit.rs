@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use p2p_dht::exchange::server::RECEIVED_LEN_MAX;
 use p2p_dht::exchange::LINK_CREDIT;
+use p2p_dht::exchange::server::RECEIVED_LEN_MAX;
 use p2p_dht::message::Request;
 use p2p_dht::object::Object;
 use p2p_dht::store::UploadId;

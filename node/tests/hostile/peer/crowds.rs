@@ -19,6 +19,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
     Scenario::new("crowd-of-half-pushes", |a| Box::pin(half_pushes(a))).moving(&["p2p_streams_refused"]),
     Scenario::new("crowd-of-pushes", |a| Box::pin(pushes(a))),
     Scenario::new("crowd-of-gets", |a| Box::pin(gets(a))),
+    Scenario::new("crowd-of-counts", |a| Box::pin(counts(a))),
 ];
 
 /// Identities in a crowd.
@@ -95,6 +96,23 @@ async fn gets(attack: Arc<Attack>) {
     crowd(attack, &|member, begins| {
         Box::pin(async move {
             let lane = || floods::get_on_and_on(member, Reading::Nothing, begins);
+            let _ = futures::future::join_all((0..LANES).map(|_| lane())).await;
+        })
+    })
+    .await;
+}
+
+/// Requests that fit into a frame of no consequence, from so many links that none of them has much under way.
+async fn counts(attack: Arc<Attack>) {
+    crowd(attack, &|member, begins| {
+        Box::pin(async move {
+            let batch = floods::batch(0, floods::count);
+            let lane = || {
+                floods::write_on_and_on(member, |_| {
+                    begins();
+                    batch.clone()
+                })
+            };
             let _ = futures::future::join_all((0..LANES).map(|_| lane())).await;
         })
     })

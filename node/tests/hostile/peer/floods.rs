@@ -61,7 +61,7 @@ fn have(n: u64) -> Request {
     Request::Have(leaves(n))
 }
 
-fn count(n: u64) -> Request {
+pub(crate) fn count(n: u64) -> Request {
     Request::Count(RootId([8; 32]), leaves(n))
 }
 
@@ -86,7 +86,7 @@ fn push_frame(bytes: &mut Vec<u8>, kind: u8, flags: u8, head: &[u8]) {
     bytes.extend_from_slice(head);
 }
 
-fn batch(first: u64, request: impl Fn(u64) -> Request) -> Vec<u8> {
+pub(crate) fn batch(first: u64, request: impl Fn(u64) -> Request) -> Vec<u8> {
     let mut bytes = Vec::new();
     for n in first..first + BATCH {
         let frame = request(n).into_frame(n);
@@ -107,7 +107,7 @@ async fn flood(attack: Arc<Attack>, request: fn(u64) -> Request) {
 const MUCH_CREDIT: u32 = 200 << 20;
 
 /// Writes one batch after the other, and reads whatever comes.
-async fn write_on_and_on(member: &Member, batch: impl Fn(usize) -> Vec<u8>) -> std::io::Result<()> {
+pub(crate) async fn write_on_and_on(member: &Member, batch: impl Fn(usize) -> Vec<u8>) -> std::io::Result<()> {
     let Wire { reader, mut writer } = Wire::greeted_with(member, MUCH_CREDIT).await?;
     let reading = AbortOnDrop(tokio::spawn(super::wire::drain(reader)));
     for n in 0.. {
