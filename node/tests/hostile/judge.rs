@@ -6,7 +6,7 @@
 //!
 //! Rates are compared with those of the same cluster right before and right after the attack. The attacker runs on the same
 //! machine, so what it burns is no longer there for the victim, which says nothing about the victim: the attacker's process
-//! has the lowest priority ([`crate::peer::run`]). What the victim itself spends on it counts in full.
+//! has the lowest priority where rates are judged ([`crate::peer::run`]). What the victim itself spends on it counts in full.
 
 mod attack;
 mod cluster;
@@ -118,7 +118,7 @@ struct Measured {
 /// Attacks once, between two calm measurements.
 async fn attack(cluster: &mut Cluster, scenario: &Scenario) -> Result<Measured, String> {
     let began = Instant::now();
-    let attacker = Attacker::start(&cluster.victim.ticket_file, &[scenario.name]).await;
+    let attacker = Attacker::start(&cluster.victim.ticket_file, &[scenario.name], duration().is_some()).await?;
     let measure = async |rounds| match scenario.is_asked {
         true => Rates::measure_busy(cluster, rounds).await,
         false => Rates::measure(cluster, rounds).await,

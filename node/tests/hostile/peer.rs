@@ -46,6 +46,9 @@ struct Arguments {
     /// By which its identities are made
     #[arg(long, default_value_t = 1)]
     seed: u64,
+    /// Leave the machine to whoever else wants it
+    #[arg(long)]
+    gives_way: bool,
     /// What to do, all at once
     #[arg(required = true)]
     scenarios: Vec<String>,
@@ -170,8 +173,11 @@ pub(crate) fn run(arguments: impl Iterator<Item = String>) {
         begun: Once::new(),
         tally: Mutex::default(),
     });
-    // What an attack costs its author is not what it costs the victim, and this machine runs both: the author comes last.
-    rustix::process::nice(19).expect("who gives way may");
+    // What an attack costs its author is not what it costs the victim, and this machine runs both. Where the costs are judged,
+    // the author comes last; where the machine has other things to do, it would then never get to attack.
+    if arguments.gives_way {
+        rustix::process::nice(19).expect("who gives way may");
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
     runtime.expect("threads").block_on(async {
         for name in &arguments.scenarios {

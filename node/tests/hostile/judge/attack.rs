@@ -8,7 +8,7 @@ use tokio::io::{AsyncBufReadExt, BufReader, Lines};
 use tokio::process::{Child, ChildStdout, Command};
 
 /// Longest wait until an attack has begun, and until it has ended.
-const BEGIN_TIME_MAX: Duration = Duration::from_secs(30);
+const BEGIN_TIME_MAX: Duration = Duration::from_secs(60);
 
 /// An attack that goes on.
 pub(crate) struct Attacker {
@@ -29,18 +29,26 @@ pub(crate) struct Done {
 const COMPLAINTS_MAX: usize = 5;
 
 impl Attacker {
-    /// Starts an attack, and returns once it has begun.
-    pub(crate) async fn start(ticket_file: &Path, scenarios: &[&str]) -> Self {
+    /// Starts an attack, and returns once it has begun; one that gives way has what time nobody else wants.
+    ///
+    /// # Errors
+    /// That it did not begin.
+    pub(crate) async fn start(ticket_file: &Path, scenarios: &[&str], gives_way: bool) -> Result<Self, String> {
         let own = std::env::current_exe().expect("this program");
         let mut command = Command::new(own);
         command.arg("peer").arg("--ticket-file").arg(ticket_file).args(scenarios);
+        if gives_way {
+            command.arg("--gives-way");
+        }
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).kill_on_drop(true);
         let mut child = command.spawn().expect("this program runs");
         let lines = BufReader::new(child.stdout.take().expect("it is piped")).lines();
         let mut attacker = Self { child, lines, complaints: Vec::new() };
-        let begun = tokio::time::timeout(BEGIN_TIME_MAX, attacker.line("begun")).await;
-        assert!(matches!(begun, Ok(Some(_))), "{scenarios:?} did not begin: {begun:?}");
-        attacker
+        match tokio::time::timeout(BEGIN_TIME_MAX, attacker.line("begun")).await {
+            Ok(Some(_)) => Ok(attacker),
+            Ok(None) => Err("the attacker has ended before it began".into()),
+            Err(_elapsed) => Err(format!("the attack did not begin within {BEGIN_TIME_MAX:?}")),
+        }
     }
 
     /// Ends it, and waits until its process is gone.
