@@ -1,0 +1,236 @@
+//! One node: the machine of membership, its disk, and what turns members into addresses.
+
+use std::cell::Cell;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::sim::{Action, Happened, Node, Slot};
+use crate::swim::{
+    Config, Description, Directory, Effect, Event, Fact, Input, Keys, Machine, Member, Members, Message, Name,
+    Signature, Start, Stop, Time,
+};
+
+/// What all nodes of a simulated cluster share: names, and where they live unless somebody says otherwise.
+#[derive(Default)]
+pub struct Shared {
+    /// Names, the same for all.
+    pub directory: Directory,
+    /// Whose home is on a machine.
+    pub of_slot: Vec<Member>,
+    /// The machine of the first home of each.
+    pub slot_of: Vec<Slot>,
+    /// Messages that were sent, by kind.
+    pub sent: BTreeMap<&'static str, u64>,
+}
+
+thread_local! {
+    static CHECKED: Cell<u64> = const { Cell::new(0) };
+}
+
+/// Signatures that cost little: a hash under the signer's name. Whoever wanted to could forge them.
+#[derive(Clone, Copy, Debug)]
+pub struct StandIn(pub Name);
+
+impl StandIn {
+    /// Signatures that were checked on this thread so far.
+    pub fn checked() -> u64 {
+        CHECKED.get()
+    }
+}
+
+fn stamp(by: &Name, bytes: &[u8]) -> Signature {
+    let mut signature = [0; 64];
+    signature[..32].copy_from_slice(blake3::keyed_hash(&by.0, bytes).as_bytes());
+    Signature(signature)
+}
+
+impl Keys for StandIn {
+    fn sign(&self, bytes: &[u8]) -> Signature {
+        stamp(&self.0, bytes)
+    }
+
+    fn is_signed(&self, by: &Name, bytes: &[u8], signature: &Signature) -> bool {
+        CHECKED.set(CHECKED.get() + 1);
+        stamp(by, bytes) == *signature
+    }
+}
+
+/// What outlives a process.
+#[derive(Clone, Default)]
+pub struct Disk {
+    /// Starts so far.
+    pub generation: u64,
+    /// What was known.
+    pub members: Members,
+}
+
+/// A node.
+pub struct Peer {
+    /// Its machine.
+    pub machine: Machine<StandIn>,
+    /// The generation that is on its disk.
+    pub generation: u64,
+    /// What it has told whoever watches, since that was last taken.
+    pub events: Vec<Event>,
+    /// What its owner wants of it, at its next moment.
+    pub orders: Vec<Input>,
+    /// Why it has stopped.
+    pub stopped: Option<Stop>,
+    connected: Vec<(Member, Slot)>,
+    effects: Vec<Effect>,
+}
+
+/// The address of a machine, as a record has it.
+pub(super) fn address(slot: Slot) -> Bytes {
+    Bytes::copy_from_slice(&slot.0.to_le_bytes())
+}
+
+impl Peer {
+    /// A process that begins with what is on its disk.
+    pub fn start(
+        config: Config,
+        shared: &Shared,
+        slot: Slot,
+        disk: Disk,
+        contacts: Vec<Member>,
+        random: (u64, u64),
+        now: Time,
+    ) -> Self {
+        let me = shared.of_slot[slot.0 as usize];
+        let generation = disk.generation + 1;
+        let (instance, seed) = random;
+        let start = Start {
+            me,
+            generation,
+            instance,
+            description: Description { addresses: vec![address(slot)], ..Description::default() },
+            remembered: disk.members,
+            contacts,
+            seed,
+        };
+        let keys = StandIn(*shared.directory.name(me));
+        let machine = Machine::new(config, keys, start, &shared.directory, now);
+        Self {
+            machine,
+            generation,
+            events: Vec::new(),
+            orders: Vec::new(),
+            stopped: None,
+            connected: Vec::new(),
+            effects: Vec::new(),
+        }
+    }
+
+    /// What would be on its disk if it ended now.
+    pub fn disk(&self) -> Disk {
+        Disk { generation: self.generation, members: self.machine.members().clone() }
+    }
+
+    fn slot_of(&self, shared: &Shared, member: Member) -> Slot {
+        if let Some((_, slot)) = self.connected.iter().find(|(other, _)| *other == member) {
+            return *slot;
+        }
+        let address = self.machine.members().get(member).and_then(|fact| fact.record().claims().addresses.first());
+        let bytes: Option<[u8; 4]> = address.and_then(|address| address.as_ref().try_into().ok());
+        bytes.map_or(shared.slot_of[member.number() as usize], |bytes| Slot(u32::from_le_bytes(bytes)))
+    }
+
+    fn handle_input(&mut self, shared: &mut Shared, input: Input, now: Time, actions: &mut Vec<Action<Message>>) {
+        let mut effects = std::mem::take(&mut self.effects);
+        self.machine.handle(&mut shared.directory, input, now, &mut effects);
+        for effect in effects.drain(..) {
+            match effect {
+                Effect::Persist(generation) => actions.push(Action::Write(generation)),
+                Effect::Dial(member) => actions.push(Action::Dial(self.slot_of(shared, member))),
+                Effect::Reach(member) => actions.push(Action::Reach(self.slot_of(shared, member))),
+                Effect::Close(member) => {
+                    actions.push(Action::Close(self.slot_of(shared, member)));
+                    self.connected.retain(|(other, _)| *other != member);
+                }
+                Effect::Send(member, message) => {
+                    let len = message.frame_len();
+                    *shared.sent.entry(message.kind()).or_default() += 1;
+                    actions.push(Action::Send(self.slot_of(shared, member), message, len));
+                }
+                Effect::Event(event) => self.events.push(event),
+                // The directory is everybody's.
+                Effect::Forget(_) => {}
+                Effect::Stop(stop) => {
+                    self.stopped = Some(stop);
+                    actions.push(Action::Exit);
+                }
+            }
+        }
+        self.effects = effects;
+    }
+}
+
+impl Node for Peer {
+    type Message = Message;
+    type Shared = Shared;
+
+    fn handle(
+        &mut self,
+        shared: &mut Shared,
+        happened: Happened<Message>,
+        now: Time,
+        actions: &mut Vec<Action<Message>>,
+    ) {
+        for order in std::mem::take(&mut self.orders) {
+            self.handle_input(shared, order, now, actions);
+        }
+        let member_at = |slot: Slot| shared.of_slot[slot.0 as usize];
+        let input = match happened {
+            Happened::Wake => Input::Wake,
+            Happened::Opened { with, dialed } => {
+                let member = member_at(with);
+                if let Some((_, other)) = self.connected.iter().find(|(other, _)| *other == member).copied() {
+                    // Two processes under one name: the one that came last.
+                    actions.push(Action::Close(other));
+                    self.connected.retain(|(other, _)| *other != member);
+                    self.handle_input(shared, Input::Closed(member), now, actions);
+                }
+                self.connected.push((member, with));
+                Input::Opened { member, dialed }
+            }
+            Happened::Closed(slot) => {
+                let member = member_at(slot);
+                let before = self.connected.len();
+                self.connected.retain(|(_, other)| *other != slot);
+                if self.connected.len() == before {
+                    return;
+                }
+                Input::Closed(member)
+            }
+            Happened::Refused(slot) => Input::Refused(member_at(slot)),
+            Happened::Unanswered(slot) => Input::Unanswered(member_at(slot)),
+            Happened::Reached(slot, reached) => Input::Reached(member_at(slot), reached),
+            Happened::Message(slot, message) => {
+                if self.connected.iter().all(|(_, other)| *other != slot) {
+                    return;
+                }
+                Input::Frame(member_at(slot), message)
+            }
+            Happened::Durable(generation) => {
+                self.generation = generation;
+                Input::Persisted(generation)
+            }
+        };
+        self.handle_input(shared, input, now, actions);
+    }
+
+    fn deadline(&self) -> Time {
+        self.machine.deadline()
+    }
+}
+
+/// A table of members that have all met, and a fact about each.
+pub(super) fn met(shared: &Shared, facts: impl Iterator<Item = (Member, Arc<Fact>)>) -> Members {
+    let mut members = Members::default();
+    for (member, fact) in facts {
+        members.merge(&shared.directory, member, &fact);
+    }
+    members
+}

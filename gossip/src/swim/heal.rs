@@ -1,0 +1,72 @@
+//! Coming together again: members that are down are dialed now and then, and so is anybody at all, lest two halves that do
+//! not know of each other never meet.
+
+use std::time::Duration;
+
+use rand::Rng;
+use rand::rngs::SmallRng;
+use rand::seq::IteratorRandom;
+
+use super::config::Config;
+use super::fact::Fact;
+use super::name::{Keys, Member};
+use super::time::Time;
+use super::{At, Machine, Message};
+
+/// A node that is alone tries so often.
+const ALONE_PERIOD: Duration = Duration::from_secs(2);
+
+pub(super) struct Heal {
+    redial_at: Time,
+    backstop_at: Time,
+}
+
+impl Heal {
+    pub(super) fn new(config: &Config, now: Time, rng: &mut SmallRng) -> Self {
+        let first = rng.random_range(Duration::ZERO..config.backstop_period);
+        Self { redial_at: now + ALONE_PERIOD, backstop_at: now + first }
+    }
+
+    pub(super) fn due(&self) -> Time {
+        self.redial_at.min(self.backstop_at)
+    }
+}
+
+impl<K: Keys> Machine<K> {
+    pub(super) fn heal_on_time(&mut self, at: &mut At) {
+        if self.heal.redial_at <= at.now {
+            let gap = Duration::from_secs(60) / self.config.heals_per_minute * self.members.live().max(1) as u32;
+            let gap = if self.health.is_isolated() { ALONE_PERIOD } else { gap.max(ALONE_PERIOD) };
+            // Nodes that were cut off together do not try together.
+            self.heal.redial_at = at.now + gap.mul_f64(self.rng.random_range(0.0..2.0)).max(ALONE_PERIOD / 4);
+            self.dial_somebody_down(at);
+        }
+        if self.heal.backstop_at <= at.now {
+            self.heal.backstop_at = at.now + self.config.backstop_period.mul_f64(self.rng.random_range(0.5..1.5));
+            self.talk_to_anybody(at);
+        }
+    }
+
+    fn dial_somebody_down(&mut self, at: &mut At) {
+        let down = |member: &Member| matches!(self.members.get(*member).map(|fact| &**fact), Some(Fact::Down(_)));
+        let down = self.members.garbage().filter(down).choose(&mut self.rng);
+        // Whoever is isolated has put nobody down, and knows only that nobody answers.
+        let silent = self.health.is_isolated().then(|| {
+            let living = self.members.iter().filter(|(_, fact)| fact.is_live()).map(|(member, _)| member);
+            living.filter(|member| *member != self.me).choose(&mut self.rng)
+        });
+        if let Some(member) = down.or(silent.flatten()) {
+            let (number, digest) = (self.number(), self.members.digest());
+            self.send_or_dial(at, member, Message::Ping(number, digest, true));
+        }
+    }
+
+    fn talk_to_anybody(&mut self, at: &mut At) {
+        let living = self.members.iter().filter(|(_, fact)| fact.is_live()).map(|(member, _)| member);
+        let others = living.filter(|member| *member != self.me && self.neighbours.binary_search(member).is_err());
+        if let Some(member) = others.choose(&mut self.rng) {
+            let (number, digest) = (self.number(), self.members.digest());
+            self.send_or_dial(at, member, Message::Ping(number, digest, true));
+        }
+    }
+}

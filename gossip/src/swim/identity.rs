@@ -1,0 +1,219 @@
+//! What a node says of itself: its record, new generations, that it is not down, and that it leaves.
+
+use std::sync::Arc;
+
+use super::config::Config;
+use super::fact::{Cause, Fact};
+use super::name::{Keys, Member, Name};
+use super::record::{Claims, Record, Status, Version};
+use super::time::Time;
+use super::{At, Description, Effect, Event, Machine, Message, Start, Stop};
+
+/// Who leaves answers for so long at most, that others hear of it from itself.
+const LEAVE_TIME_MAX: std::time::Duration = std::time::Duration::from_secs(3);
+
+/// A node's own record, and where it stands with others that use its key.
+pub(super) struct Own {
+    record: Arc<Record>,
+    /// A generation that is not durable yet.
+    pending: Option<u64>,
+    /// Another instance with this key, which was outbid once.
+    outbid: Option<u64>,
+    /// When it last stood still, which explains that others took it for down.
+    stood_still_at: Option<Time>,
+    /// When it was last taken for down without having stood still.
+    down_at: Option<Time>,
+    /// Until then it does not deny that it is down: it is not reliable.
+    put_out_until: Option<Time>,
+    times_put_out: u32,
+    /// Answers others until then, and stops.
+    leaves_at: Option<Time>,
+    stopped: bool,
+}
+
+impl Own {
+    pub(super) fn new(name: Name, start: &Start, keys: &impl Keys) -> Self {
+        let Description { addresses, tags, fill } = start.description.clone();
+        let claims = Claims {
+            name,
+            version: Version { generation: start.generation, incarnation: 0 },
+            instance: start.instance,
+            status: Status::Alive,
+            introducer: None,
+            addresses,
+            tags,
+            fill,
+            rest: ::bytes::Bytes::new(),
+        };
+        Self {
+            record: Record::sign(claims, keys),
+            pending: None,
+            outbid: None,
+            stood_still_at: None,
+            down_at: None,
+            put_out_until: None,
+            times_put_out: 0,
+            leaves_at: None,
+            stopped: false,
+        }
+    }
+
+    pub(super) fn record(&self) -> &Arc<Record> {
+        &self.record
+    }
+
+    pub(super) fn has_stopped(&self) -> bool {
+        self.stopped
+    }
+
+    pub(super) fn is_leaving(&self) -> bool {
+        self.leaves_at.is_some()
+    }
+
+    pub(super) fn stood_still(&mut self, now: Time) {
+        self.stood_still_at = Some(now);
+    }
+
+    /// It is down for others; whether it should stay away for a while, being unreliable.
+    fn is_flapping(&mut self, now: Time, config: &Config) -> bool {
+        let is_recent = |at: Option<Time>, time| at.is_some_and(|at| now.since(at) <= time);
+        if is_recent(self.stood_still_at, config.long) {
+            return false;
+        }
+        is_recent(self.down_at.replace(now), config.unreliable_time)
+    }
+
+    /// Whether it stays away because it was found unreliable.
+    pub(super) fn is_put_out(&self) -> bool {
+        self.put_out_until.is_some()
+    }
+
+    pub(super) fn due(&self) -> Time {
+        self.leaves_at.unwrap_or(Time::NEVER).min(self.put_out_until.unwrap_or(Time::NEVER))
+    }
+}
+
+impl<K: Keys> Machine<K> {
+    /// Says something else of itself: everybody is to hear it.
+    fn reassert(&mut self, at: &mut At, change: impl FnOnce(&mut Claims)) {
+        let mut claims = self.own.record.claims().clone();
+        claims.version.incarnation = match claims.version.incarnation.checked_add(1) {
+            Some(incarnation) => incarnation,
+            // Nobody gets that far but by somebody's doing, and the next start sets it back.
+            None => return,
+        };
+        claims.introducer = None;
+        change(&mut claims);
+        self.publish(at, claims);
+    }
+
+    fn publish(&mut self, at: &mut At, claims: Claims) {
+        self.own.record = Record::sign(claims, &self.keys);
+        let fact = Arc::new(Fact::Said(self.own.record.clone()));
+        self.learn(at, &fact, None);
+    }
+
+    /// Names its introducer, before anybody but that has heard of it.
+    pub(super) fn introduce(&mut self, at: &mut At, introducer: Member) {
+        let claims = Claims { introducer: Some(*at.directory.name(introducer)), ..self.own.record.claims().clone() };
+        self.own.record = Record::sign(claims, &self.keys);
+        let fact = Arc::new(Fact::Said(self.own.record.clone()));
+        self.members.replace_own(at.directory, self.me, &fact);
+    }
+
+    pub(super) fn describe(&mut self, at: &mut At, description: Description) {
+        let Description { addresses, tags, fill } = description;
+        self.reassert(at, |claims| (claims.addresses, claims.tags, claims.fill) = (addresses, tags, fill));
+    }
+
+    /// Somebody has said something of this node: that it is down, or something that it has not said in this run.
+    pub(super) fn on_own_fact(&mut self, at: &mut At, from: Member, fact: &Arc<Fact>) {
+        let own = self.own.record.claims();
+        let is_ours = fact.record().claims().instance == own.instance;
+        if !is_ours && fact.version() >= (Version { generation: own.version.generation, incarnation: 0 }) {
+            return self.outbid(fact.version(), fact.record().claims().instance);
+        }
+        match &**fact {
+            Fact::Down(down) if fact.version() >= own.version && !self.own.is_leaving() => {
+                let is_unreliable = |cause| cause == Cause::Unreliable;
+                let put_out = down.accusations().iter().any(|accusation| is_unreliable(accusation.cause));
+                let is_away = self.own.is_put_out();
+                let put_out = put_out || !is_away && self.own.is_flapping(at.now, &self.config);
+                self.deny(at, put_out);
+            }
+            _ if fact.version() < own.version => {
+                let newest = Arc::new(Fact::Said(self.own.record.clone()));
+                self.send(from, Message::Known(vec![newest]));
+            }
+            _ => {}
+        }
+    }
+
+    /// Says that it is alive, unless it was found unreliable: then it stays away for a while, lest it come and go for ever.
+    pub(super) fn deny(&mut self, at: &mut At, put_out: bool) {
+        if self.own.put_out_until.is_some() {
+            return;
+        }
+        if put_out {
+            let time = self.config.unreliable_time.saturating_mul(1 << self.own.times_put_out.min(6));
+            self.own.times_put_out += 1;
+            self.own.put_out_until = Some(at.now + time);
+            return self.event(Event::PutOut);
+        }
+        self.health.worse();
+        self.close_case(self.me);
+        self.reassert(at, |_| {});
+        self.event(Event::Refuted);
+    }
+
+    /// Somebody with the same key has got as far as this process, or further. Most likely an earlier run of this node, of
+    /// which the disk knows nothing any more.
+    fn outbid(&mut self, theirs: Version, instance: u64) {
+        let own = self.own.record.claims();
+        // Outbid again by the same: it lives, and goes on as this one does.
+        let lives = self.own.outbid == Some(instance) && self.own.pending.is_none();
+        if lives && own.instance < instance {
+            self.own.stopped = true;
+            self.effects.push(Effect::Stop(Stop::DuplicateIdentity));
+            return;
+        }
+        let highest = theirs.generation.max(own.version.generation);
+        let Some(next) = highest.checked_add(1) else { return };
+        if self.own.pending.is_none_or(|pending| pending < next) {
+            self.own.outbid = Some(instance);
+            self.own.pending = Some(next);
+            self.effects.push(Effect::Persist(next));
+        }
+    }
+
+    pub(super) fn on_persisted(&mut self, at: &mut At, generation: u64) {
+        if self.own.pending != Some(generation) {
+            return;
+        }
+        self.own.pending = None;
+        let version = Version { generation, incarnation: 0 };
+        let claims = Claims { version, introducer: None, ..self.own.record.claims().clone() };
+        self.publish(at, claims);
+    }
+
+    pub(super) fn leave(&mut self, at: &mut At) {
+        if self.own.is_leaving() {
+            return;
+        }
+        self.reassert(at, |claims| claims.status = Status::Left);
+        // At once, before whatever else is to be sent.
+        self.flush_news(at);
+        self.own.leaves_at = Some(at.now + LEAVE_TIME_MAX);
+    }
+
+    pub(super) fn leave_on_time(&mut self, at: &mut At) {
+        if self.own.put_out_until.is_some_and(|until| until <= at.now) {
+            self.own.put_out_until = None;
+            self.deny(at, false);
+        }
+        if self.own.leaves_at.is_some_and(|leaves_at| leaves_at <= at.now) {
+            self.own.stopped = true;
+            self.effects.push(Effect::Stop(Stop::Left));
+        }
+    }
+}

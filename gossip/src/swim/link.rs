@@ -1,0 +1,239 @@
+//! Connections to other members: why they are kept, and the exchanges on them that show that both ends live.
+
+use std::time::Duration;
+
+use super::config::Config;
+use super::message::Message;
+use super::name::Member;
+use super::time::Time;
+
+/// One connection, or the wish for one.
+#[derive(Debug)]
+pub(super) struct Link {
+    pub(super) member: Member,
+    /// Whether this side starts the exchanges: the one with the smaller name.
+    pub(super) first: bool,
+    pub(super) state: State,
+    /// It is to a neighbour.
+    pub(super) ring: bool,
+    /// This node let the other in, and nobody else may have met it.
+    pub(super) guest: bool,
+    /// Kept until then for something else.
+    pub(super) brief_until: Time,
+    /// This side has made the connection.
+    pub(super) dialed: bool,
+    /// The other's record has come on this connection.
+    pub(super) met: bool,
+    /// To be sent once it has.
+    pub(super) errands: Vec<Message>,
+    /// The generation in which it was last heard directly; 0 is none.
+    pub(super) heard: u64,
+    pub(super) heard_at: Time,
+    /// The generation in which this node has reached it by a connection of its own making; 0 is none.
+    pub(super) reached: u64,
+    /// The generation in which that was last tried for its own sake.
+    pub(super) tried: u64,
+    /// Dials in a row that came to nothing, and when the first of them was made.
+    pub(super) failures: u32,
+    pub(super) failing_since: Time,
+    pub(super) answer_times: AnswerTimes,
+    pub(super) waiting: Option<Waiting>,
+    /// The first question that was not answered, waited for or not: its number, and when it was sent.
+    pub(super) asked: Option<(u32, Time)>,
+    /// When this side is to ask next, or by when it should have been asked.
+    pub(super) next: Time,
+    pub(super) missing: Option<Missing>,
+    /// A bit for each of the last periods, the last in front: whether exchanges took much longer than they should.
+    pub(super) missed: u8,
+    /// When that was last taken down.
+    pub(super) counted_at: Time,
+    /// When an exchange last came to its end.
+    pub(super) completed_at: Time,
+    /// Whether the last question was answered in time.
+    pub(super) answered: bool,
+    pub(super) differs_since: Option<Time>,
+    /// A dial was refused then, and nothing is said of it yet.
+    pub(super) refused_at: Option<Time>,
+}
+
+/// How far a connection is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum State {
+    /// Not there; dialed again then, if it is wanted.
+    Closed(Time),
+    Dialing,
+    Open,
+}
+
+/// A question that was not answered yet.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Waiting {
+    pub(super) number: u32,
+    pub(super) sent: Time,
+    pub(super) due: Time,
+}
+
+/// An answer was missed, and nothing has been heard since.
+#[derive(Clone, Debug)]
+pub(super) struct Missing {
+    /// When the answer was due.
+    pub(super) since: Time,
+    /// When helpers should have said something.
+    pub(super) judge_at: Time,
+    /// Helpers that were asked and said nothing yet.
+    pub(super) asked: Vec<Member>,
+    pub(super) suspected: bool,
+}
+
+impl Link {
+    pub(super) fn new(member: Member, first: bool) -> Self {
+        Self {
+            member,
+            first,
+            state: State::Closed(Time::default()),
+            ring: false,
+            guest: false,
+            brief_until: Time::default(),
+            dialed: false,
+            met: false,
+            errands: Vec::new(),
+            heard: 0,
+            heard_at: Time::default(),
+            reached: 0,
+            tried: 0,
+            failures: 0,
+            failing_since: Time::NEVER,
+            answer_times: AnswerTimes::default(),
+            waiting: None,
+            asked: None,
+            next: Time::NEVER,
+            missing: None,
+            missed: 0,
+            counted_at: Time::NEVER,
+            completed_at: Time::default(),
+            answered: true,
+            differs_since: None,
+            refused_at: None,
+        }
+    }
+
+    pub(super) fn is_open(&self) -> bool {
+        self.state == State::Open
+    }
+
+    /// Whether frames may be sent that mean something only to who knows this node.
+    pub(super) fn is_met(&self) -> bool {
+        self.is_open() && self.met
+    }
+
+    /// Whether this node watches the other.
+    pub(super) fn is_watched(&self) -> bool {
+        self.ring || self.guest
+    }
+
+    pub(super) fn is_wanted(&self, now: Time) -> bool {
+        self.is_watched() || self.brief_until > now
+    }
+
+    /// When something is to be done about it.
+    pub(super) fn due(&self) -> Time {
+        let watched = match self.state {
+            State::Closed(retry_at) if self.is_watched() => retry_at,
+            State::Closed(_) | State::Dialing => Time::NEVER,
+            State::Open => self.waiting.map_or(self.next, |waiting| waiting.due),
+        };
+        let judged = self.missing.as_ref().map_or(Time::NEVER, |missing| missing.judge_at);
+        let is_kept = self.is_watched() || self.state == State::Dialing;
+        let ended = if is_kept { Time::NEVER } else { self.brief_until };
+        watched.min(judged).min(ended)
+    }
+
+    /// Takes down once a period whether the last exchange that came to its end did so too long ago: half a period beside the
+    /// one that passes from each to the next.
+    pub(super) fn count(&mut self, now: Time, period: Duration) {
+        if now.since(self.counted_at) >= period {
+            self.counted_at = now;
+            self.missed = self.missed << 1 | u8::from(now.since(self.completed_at) > period * 3 / 2);
+        }
+    }
+
+    /// The connection is gone, and with it what was under way on it.
+    pub(super) fn closed(&mut self, retry_at: Time) {
+        self.state = State::Closed(retry_at);
+        self.met = false;
+        self.errands.clear();
+        self.waiting = None;
+        self.asked = None;
+        self.next = Time::NEVER;
+        self.differs_since = None;
+    }
+}
+
+/// How long answers take: mean and deviation, as TCP has them (RFC 6298).
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct AnswerTimes {
+    mean: Duration,
+    deviation: Duration,
+}
+
+impl AnswerTimes {
+    pub(super) fn add(&mut self, took: Duration) {
+        if self.mean.is_zero() {
+            (self.mean, self.deviation) = (took, took / 2);
+            return;
+        }
+        self.deviation = self.deviation * 3 / 4 + self.mean.abs_diff(took) / 4;
+        self.mean = self.mean * 7 / 8 + took / 8;
+    }
+
+    /// How long to wait for one.
+    pub(super) fn limit(&self, config: &Config) -> Duration {
+        (self.mean + 4 * self.deviation).clamp(config.answer_min, config.answer_max)
+    }
+}
+
+/// All of a node's connections, few enough to be looked through.
+#[derive(Default)]
+pub(super) struct Links(Vec<Link>);
+
+impl Links {
+    pub(super) fn get(&self, member: Member) -> Option<&Link> {
+        self.index(member).ok().map(|index| &self.0[index])
+    }
+
+    pub(super) fn get_mut(&mut self, member: Member) -> Option<&mut Link> {
+        self.index(member).ok().map(|index| &mut self.0[index])
+    }
+
+    pub(super) fn get_or_insert(&mut self, member: Member, first: bool) -> &mut Link {
+        let index = match self.index(member) {
+            Ok(index) => index,
+            Err(index) => {
+                self.0.insert(index, Link::new(member, first));
+                index
+            }
+        };
+        &mut self.0[index]
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Link> {
+        self.0.iter()
+    }
+
+    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Link> {
+        self.0.iter_mut()
+    }
+
+    pub(super) fn retain(&mut self, keep: impl FnMut(&Link) -> bool) {
+        self.0.retain(keep);
+    }
+
+    /// Those on which frames are read at the other end.
+    pub(super) fn met(&self) -> impl Iterator<Item = Member> {
+        self.0.iter().filter(|link| link.is_met()).map(|link| link.member)
+    }
+
+    fn index(&self, member: Member) -> Result<usize, usize> {
+        self.0.binary_search_by_key(&member, |link| link.member)
+    }
+}
