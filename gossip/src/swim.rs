@@ -44,8 +44,8 @@ use rand::rngs::SmallRng;
 
 pub use config::Config;
 pub use fact::{ACCUSATIONS_MAX, Accusation, Cause, Down, Fact, Precedence};
-pub use members::{BUCKETS, GARBAGE_MIN, Members, Merged, Sums};
-pub use message::{BucketSet, DOUBTS_MAX, FACTS_LEN_MAX, HEADER_LEN, Message};
+pub use members::{BUCKETS, GARBAGE_MIN, MEMBERS_MAX, Members, Merged, Sums};
+pub use message::{BucketSet, DOUBTS_MAX, FACTS_LEN_MAX, HEADER_LEN, Message, Standing};
 pub use name::{Directory, Keys, Member, Name, RINGS, SIGNATURE_LEN, Signature};
 pub use overlay::NEIGHBOURS_MAX;
 pub use record::{
@@ -219,6 +219,8 @@ pub struct Counters {
     pub unmet: u64,
     /// Members that had to wait for a connection, because there were too many.
     pub postponed: u64,
+    /// Facts about members that are not known, because there are too many.
+    pub full: u64,
     /// Doubts that were dropped, because there were too many.
     pub doubts_dropped: u64,
 }
@@ -301,7 +303,7 @@ impl<K: Keys> Machine<K> {
             return;
         }
         match message {
-            Message::Meet(record, digest, wants) => self.on_meet(at, from, record, digest, wants),
+            Message::Meet(record, digest, standing) => self.on_meet(at, from, record, digest, standing),
             Message::Ping(number, digest, answered) => self.on_ping(at, from, number, digest, answered),
             Message::Ack(number, digest) => self.on_ack(at, from, number, digest),
             Message::Ask(number, subject) => self.on_ask(at, from, number, subject),

@@ -86,6 +86,11 @@ impl<K: Keys> Machine<K> {
             return self.on_own_fact(at, from, fact);
         }
         let known = at.directory.find(fact.subject()).map(|member| (member, self.members.compare(member, fact)));
+        let is_unknown = known.is_none_or(|(member, _)| self.members.get(member).is_none());
+        if is_unknown && self.members.is_full() {
+            self.counters.full += 1;
+            return;
+        }
         match known {
             Some((_, Merged::Same)) => {}
             // Where both are alive the newest is most likely on its way, and if not, the digests will tell.
@@ -166,8 +171,10 @@ impl<K: Keys> Machine<K> {
         let (left, rest): (Vec<_>, Vec<_>) =
             waiting.into_iter().partition(|(fact, _)| fact.record().claims().status == Status::Left);
         let waiting = [left, rest].concat();
-        let open: Vec<Member> = self.links.met().collect();
-        for link in open {
+        // A newcomer hears news from those who watch it: whoever lets in many would tell each of all others.
+        let told = |link: &&super::link::Link| link.is_met() && (link.ring || !link.guest);
+        let told: Vec<Member> = self.links.iter().filter(told).map(|link| link.member).collect();
+        for link in told {
             let news = waiting.iter().filter(|(_, from)| *from != Some(link)).map(|(fact, _)| fact.clone());
             for part in in_parts(news.collect()) {
                 self.send(link, Message::News(part));

@@ -8,7 +8,7 @@ use rand::seq::IteratorRandom;
 use super::fact::Fact;
 use super::name::{Keys, Member};
 use super::time::Time;
-use super::{At, Effect, Machine, Message};
+use super::{At, Effect, Machine, Message, Standing};
 
 /// Members that a newcomer is told of, beside whoever tells it: enough to find its neighbours by.
 const TOLD: usize = 24;
@@ -59,9 +59,13 @@ impl Join {
         self.introducer = Some(member);
     }
 
-    /// Whether whoever it meets is to tell it of others.
-    pub(super) fn wants(&self, live: usize) -> bool {
-        !self.settled && live <= DIALED_MAX
+    /// What it says of itself to whoever it meets.
+    pub(super) fn standing(&self, live: usize) -> Standing {
+        match self.settled {
+            true => Standing::Settled,
+            false if live <= DIALED_MAX => Standing::Alone,
+            false => Standing::Arriving,
+        }
     }
 
     /// A connection came to nothing.
@@ -113,10 +117,8 @@ impl<K: Keys> Machine<K> {
 
     pub(super) fn on_settled(&mut self, at: &mut At, from: Member) {
         self.heard(at, from);
-        let brief_time = self.config.brief_time;
         let Some(link) = self.links.get_mut(from) else { return };
         link.guest = false;
-        link.brief_until = at.now + brief_time;
         if !link.ring {
             // Others want to come in.
             link.closed(Time::NEVER);

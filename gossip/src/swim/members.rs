@@ -12,6 +12,9 @@ pub const BUCKETS: usize = 256;
 /// A sum for each bucket of a table.
 pub type Sums = Box<[u64; BUCKETS]>;
 
+/// Members that are known at all, at most: a bucket of so many still goes into one frame.
+pub const MEMBERS_MAX: usize = 32_768;
+
 /// Members that are down or have left and are remembered: as many as are here, and at least so many. The oldest are
 /// forgotten first.
 pub const GARBAGE_MIN: usize = 1024;
@@ -26,6 +29,7 @@ pub struct Members {
     sums: Sums,
     digest: u64,
     live: usize,
+    known: usize,
     /// Those who are not here, oldest first; some may be back by now.
     garbage: VecDeque<Member>,
 }
@@ -43,7 +47,7 @@ pub enum Merged {
 
 impl Default for Members {
     fn default() -> Self {
-        Self { facts: Vec::new(), sums: Box::new([0; BUCKETS]), digest: 0, live: 0, garbage: VecDeque::new() }
+        Self { facts: Vec::new(), sums: Box::new([0; BUCKETS]), digest: 0, live: 0, known: 0, garbage: VecDeque::new() }
     }
 }
 
@@ -66,6 +70,11 @@ impl Members {
     /// Members that are here, this one included.
     pub fn live(&self) -> usize {
         self.live
+    }
+
+    /// Whether nobody else can be known.
+    pub fn is_full(&self) -> bool {
+        self.known >= MEMBERS_MAX
     }
 
     /// All that is known, in the order of the directory.
@@ -96,6 +105,7 @@ impl Members {
             self.facts.resize(member.index() + 1, None);
         }
         let before = self.facts[member.index()].replace(fact.clone());
+        self.known += usize::from(before.is_none());
         let was_live = before.as_ref().is_some_and(|fact| fact.is_live());
         let bucket = bucket(directory, member);
         if let Some(before) = before.filter(|_| was_live) {
@@ -147,6 +157,7 @@ impl Members {
             && let Some(member) = self.garbage.pop_front()
         {
             if !self.is_live(member) && self.facts[member.index()].take().is_some() {
+                self.known -= 1;
                 forgotten.push(member);
             }
         }

@@ -19,12 +19,22 @@ pub const DOUBTS_MAX: usize = 512;
 /// Buckets of a table, by number.
 pub type BucketSet = [u64; BUCKETS / 64];
 
+/// How far a member is in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// It knows nobody, and wants to be told of some.
+    Alone,
+    /// Nobody watches it but who has let it in.
+    Arriving,
+    /// Others watch it.
+    Settled,
+}
+
 /// One frame.
 #[derive(Clone, Debug)]
 pub enum Message {
-    /// First on every connection, from both sides: who this is, the digest of its table, and whether it wants to be told of
-    /// others.
-    Meet(Arc<Record>, u64, bool),
+    /// First on every connection, from both sides: who this is, the digest of its table, and how far it is in.
+    Meet(Arc<Record>, u64, Standing),
     /// A question of this number, the digest of the sender's table, and whether its last question was answered.
     Ping(u32, u64, bool),
     /// The answer to it.

@@ -14,7 +14,7 @@ use super::name::{Keys, Member};
 use super::overlay;
 use super::record::Record;
 use super::time::Time;
-use super::{At, Effect, Event, Machine, Message};
+use super::{At, Effect, Event, Machine, Message, Standing};
 
 /// Connections for a purpose that this node makes, at once, beside those to its neighbours.
 pub(super) const BRIEF_MAX: usize = 8;
@@ -81,7 +81,8 @@ impl<K: Keys> Machine<K> {
         for link in self.links.iter_mut().filter(|link| link.ring && wanted.binary_search(&link.member).is_err()) {
             link.ring = false;
             link.missing = None;
-            link.brief_until = at.now + self.config.brief_time;
+            // The other may be late to see that there is somebody nearer, and asks for it if it needs this for longer.
+            link.brief_until = at.now + self.config.redial_pause;
         }
         self.neighbours = wanted;
     }
@@ -134,7 +135,9 @@ impl<K: Keys> Machine<K> {
 
     pub(super) fn on_opened(&mut self, at: &mut At, member: Member, dialed: bool) {
         let first = self.is_first(at, member);
-        let guests = self.links.iter().filter(|link| link.is_open() && !link.dialed && !link.ring).count();
+        let guests = self.links.iter().filter(|link| link.is_open() && !link.dialed && !link.ring);
+        // Newcomers, and those who come for anything else, do not keep each other out.
+        let guests = guests.filter(|link| link.guest || !link.met).count();
         let brief_time = self.config.brief_time;
         let link = self.links.get_or_insert(member, first);
         if !dialed && !link.is_watched() && guests >= GUESTS_MAX {
@@ -154,11 +157,11 @@ impl<K: Keys> Machine<K> {
             self.join.introduced_by(member);
             self.introduce(at, member);
         }
-        let wants = self.join.wants(self.members.live());
-        self.send(member, Message::Meet(self.own.record().clone(), self.members.digest(), wants));
+        let standing = self.join.standing(self.members.live());
+        self.send(member, Message::Meet(self.own.record().clone(), self.members.digest(), standing));
     }
 
-    pub(super) fn on_meet(&mut self, at: &mut At, from: Member, record: Arc<Record>, digest: u64, wants: bool) {
+    pub(super) fn on_meet(&mut self, at: &mut At, from: Member, record: Arc<Record>, digest: u64, standing: Standing) {
         let generation = record.version().generation;
         let is_theirs = record.name() == at.directory.name(from) && record.is_genuine(&self.keys);
         let Some(link) = self.links.get_mut(from).filter(|link| link.is_open()) else { return };
@@ -174,19 +177,19 @@ impl<K: Keys> Machine<K> {
         if link.dialed {
             link.reached = generation;
         }
-        if record.claims().introducer.as_ref() == Some(at.directory.name(self.me)) {
-            link.guest = true;
-        }
+        let is_introducer = record.claims().introducer.as_ref() == Some(at.directory.name(self.me));
+        link.guest = is_introducer && standing != Standing::Settled;
         let is_watched = link.is_watched();
         let errands = std::mem::take(&mut link.errands);
         let fact = Arc::new(Fact::Said(record));
         let is_news = self.members.compare(from, &fact) == Merged::Newer;
         self.take(at, from, &fact, is_news);
         self.heard(at, from);
+        self.settle(from);
         if is_watched {
             self.begin_exchanges(at, from);
         }
-        if wants {
+        if standing == Standing::Alone {
             self.tell_some(from);
         }
         for errand in errands {
@@ -268,7 +271,6 @@ impl<K: Keys> Machine<K> {
 
     /// An exchange with a member has come to its end.
     fn exchanged(&mut self, member: Member) {
-        self.settle(member);
         let Some(link) = self.links.get_mut(member).filter(|link| link.ring) else { return };
         // It is to be known beforehand whether its address can be reached: afterwards a refusal would mean nothing.
         if link.reached != link.heard && link.tried != link.heard {
