@@ -363,12 +363,33 @@ impl<K: Keys> Machine<K> {
         Some(match &**fact {
             Fact::Down(_) => State::Down,
             Fact::Said(record) if record.claims().status == Status::Left => State::Left,
+            Fact::Said(_) if member == self.me => State::Alive,
+            // Whoever is cut off shows those as down that it does not hear, for itself only.
+            Fact::Said(_) if self.health.is_isolated() => match self.is_met(member) {
+                true => State::Alive,
+                false => State::Down,
+            },
             Fact::Said(_) => match self.suspicion_of(member) {
-                true if self.health.is_isolated() => State::Down,
                 true => State::Suspect,
                 false => State::Alive,
             },
         })
+    }
+
+    fn is_met(&self, member: Member) -> bool {
+        self.links.get(member).is_some_and(|link| link.is_met() && link.missing.is_none())
+    }
+
+    /// All that this node has to say of a member, for people.
+    pub fn explain(&self, member: Member) -> String {
+        let words = self.case(member).map(|case| case.words.iter().map(|word| &word.accusation).collect::<Vec<_>>());
+        let (fact, state) = (self.members.get(member), self.state(member));
+        let neighbours = &self.neighbours;
+        let (link, may) = (self.links.get(member), self.health.may_accuse());
+        let own = (self.own.record(), self.own.is_put_out(), self.own.is_leaving());
+        format!(
+            "own {own:?}, {state:?} {fact:?}, link {link:?}, said {words:?}, may accuse {may}, neighbours {neighbours:?}"
+        )
     }
 
     /// This node's own record.

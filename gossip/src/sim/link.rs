@@ -74,6 +74,13 @@ impl Links {
         self.parts = parts;
     }
 
+    /// Takes back all that single nodes and pairs of them suffer.
+    pub fn mend(&mut self) {
+        self.lossy.clear();
+        self.cut.clear();
+        self.parts = None;
+    }
+
     /// Whether nothing gets from one node to another.
     pub fn is_cut(&self, from: Slot, to: Slot) -> bool {
         let part = |slot: Slot| self.parts.as_ref().and_then(|parts| parts.get(slot.0 as usize));

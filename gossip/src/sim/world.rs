@@ -609,11 +609,24 @@ impl<N: Node> World<N> {
             // The other has dialed at the same time, and was faster.
             return;
         }
+        // One that the other end has given up while nothing got through: the new one takes its place.
+        let stale = self.places[to.0 as usize].connections.iter().position(|(other, _)| *other == from);
+        if let Some(index) = stale {
+            let (_, old) = self.places[to.0 as usize].connections.swap_remove(index);
+            self.forget(old);
+            self.happen(to, Happened::Closed(from), look);
+        }
         let connection = u32::try_from(self.connections.len()).expect("fewer");
         self.connections.push(Connection { ends: [from, to], open: true, halves: Default::default() });
-        for (end, other, dialed) in [(from, to, true), (to, from, false)] {
+        let ends = [(from, to, true), (to, from, false)];
+        for (end, other, _) in ends {
             self.places[end.0 as usize].connections.push((other, connection));
-            self.happen(end, Happened::Opened { with: other, dialed }, look);
+        }
+        for (end, other, dialed) in ends {
+            // The first may have closed it already.
+            if self.connections[connection as usize].open {
+                self.happen(end, Happened::Opened { with: other, dialed }, look);
+            }
         }
     }
 }

@@ -30,8 +30,10 @@ pub enum Cause {
     LongSilent,
     /// It answers, but not often enough to be relied on.
     Unreliable,
-    /// Nobody who should watch it has ever met it in this generation.
+    /// Those who should watch it have never met it in this generation.
     Unmet,
+    /// Likewise, for several times as long.
+    LongUnmet,
 }
 
 impl Cause {
@@ -42,6 +44,7 @@ impl Cause {
             Cause::LongSilent => 2,
             Cause::Unreliable => 3,
             Cause::Unmet => 4,
+            Cause::LongUnmet => 5,
         }
     }
 
@@ -52,6 +55,7 @@ impl Cause {
             2 => Cause::LongSilent,
             3 => Cause::Unreliable,
             4 => Cause::Unmet,
+            5 => Cause::LongUnmet,
             _ => return None,
         })
     }

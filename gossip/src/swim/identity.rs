@@ -108,6 +108,7 @@ impl<K: Keys> Machine<K> {
     }
 
     fn publish(&mut self, at: &mut At, claims: Claims) {
+        self.join.shown();
         self.own.record = Record::sign(claims, &self.keys);
         let fact = Arc::new(Fact::Said(self.own.record.clone()));
         self.learn(at, &fact, None);

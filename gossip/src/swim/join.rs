@@ -27,6 +27,8 @@ pub(super) struct Join {
     contacts: Vec<Member>,
     began: Time,
     introducer: Option<Member>,
+    /// Somebody has seen its record: it says no more whom it came in by.
+    shown: bool,
     /// Others watch it.
     settled: bool,
     dial_at: Time,
@@ -35,7 +37,7 @@ pub(super) struct Join {
 
 impl Join {
     pub(super) fn new(contacts: Vec<Member>, now: Time) -> Self {
-        Self { contacts, began: now, introducer: None, settled: false, dial_at: now, next: 0 }
+        Self { contacts, began: now, introducer: None, shown: false, settled: false, dial_at: now, next: 0 }
     }
 
     pub(super) fn due(&self) -> Time {
@@ -52,11 +54,20 @@ impl Join {
     }
 
     pub(super) fn needs_introducer(&self) -> bool {
-        self.introducer.is_none() && !self.settled
+        self.introducer.is_none() && !self.settled && !self.shown
+    }
+
+    pub(super) fn shown(&mut self) {
+        self.shown = true;
     }
 
     pub(super) fn introduced_by(&mut self, member: Member) {
         self.introducer = Some(member);
+    }
+
+    /// Members that it was told it may come in by.
+    pub(super) fn contacts(&self) -> &[Member] {
+        &self.contacts
     }
 
     /// What it says of itself to whoever it meets.

@@ -157,6 +157,7 @@ impl<K: Keys> Machine<K> {
             self.join.introduced_by(member);
             self.introduce(at, member);
         }
+        self.join.shown();
         let standing = self.join.standing(self.members.live());
         self.send(member, Message::Meet(self.own.record().clone(), self.members.digest(), standing));
     }
@@ -325,7 +326,8 @@ impl<K: Keys> Machine<K> {
     pub(super) fn on_dial_failed(&mut self, at: &mut At, member: Member, refused: bool) {
         let generation = self.generation_of(member);
         let retry_at = at.now + self.config.redial_pause;
-        let Some(link) = self.links.get_mut(member) else { return };
+        // The other may have been faster: then there is a connection, and one more was not needed.
+        let Some(link) = self.links.get_mut(member).filter(|link| !link.is_open()) else { return };
         link.closed(retry_at);
         link.failures += 1;
         link.failing_since = link.failing_since.min(at.now);

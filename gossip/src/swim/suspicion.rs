@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use rand::seq::SliceRandom;
+
 use super::fact::{Accusation, Cause};
 use super::name::{Keys, Member};
 use super::record::Version;
@@ -15,6 +17,10 @@ const CASES_MAX: usize = 1024;
 
 /// That a member is not reliable counts for so long after it was said.
 pub(super) const UNRELIABLE_WORD_TIME: Duration = Duration::from_secs(4);
+
+/// After so many long times one of those who should watch a member and never met it is enough: of the others there may be
+/// nobody left.
+const LONG_UNMET: u32 = 3;
 
 /// What is said of each.
 #[derive(Default)]
@@ -34,6 +40,8 @@ pub(super) struct Word {
     /// When the first answer that it missed was due, by this node's clock; not before that, at any rate.
     pub(super) missed_at: Time,
     pub(super) came_at: Time,
+    /// When this node last passed it on.
+    said_at: Time,
 }
 
 impl Cases {
@@ -50,6 +58,15 @@ impl Cases {
     fn has(&self, subject: Member, accuser: Member, cause: Cause) -> bool {
         let says = |word: &Word| word.accuser == accuser && says_as_much(word.accusation.cause, cause);
         self.0.get(&subject).is_some_and(|case| case.words.iter().any(says))
+    }
+
+    /// Whether somebody's words were last said so long ago; from now on they are said again.
+    fn is_due_again(&mut self, subject: Member, accuser: Member, now: Time, pause: Duration) -> bool {
+        let words = self.0.get_mut(&subject).into_iter().flat_map(|case| case.words.iter_mut());
+        let mut due = words.filter(|word| word.accuser == accuser && now.since(word.said_at) >= pause).peekable();
+        let is_due = due.peek().is_some();
+        due.for_each(|word| word.said_at = now);
+        is_due
     }
 
     fn has_any(&self, subject: Member, accuser: Member) -> bool {
@@ -86,7 +103,8 @@ fn says_as_much(one: Cause, other: Cause) -> bool {
         Cause::Unmet => Some(0),
         Cause::Silent => Some(1),
         Cause::Gone => Some(2),
-        Cause::LongSilent => Some(3),
+        Cause::LongUnmet => Some(3),
+        Cause::LongSilent => Some(4),
         Cause::Unreliable => None,
     };
     match (strength(one), strength(other)) {
@@ -172,13 +190,22 @@ impl<K: Keys> Machine<K> {
         let me = *at.directory.name(self.me);
         let due_ago_ms = u16::try_from(ago.as_millis()).unwrap_or(u16::MAX);
         let accusation = Accusation::sign(me, fact.record(), cause, due_ago_ms, &self.keys);
-        let word = Word { accuser: self.me, accusation: accusation.clone(), missed_at: since, came_at: at.now };
-        if !self.cases.add(subject, fact.version(), word) {
-            return;
-        }
-        self.send_if_met(subject, Message::Accuse(accusation.clone()));
-        for watcher in self.watchers_of(at, subject) {
-            self.send_or_dial(at, watcher, Message::Accuse(accusation.clone()));
+        let word = Word {
+            accuser: self.me,
+            accusation: accusation.clone(),
+            missed_at: since,
+            came_at: at.now,
+            said_at: at.now,
+        };
+        let is_new = self.cases.add(subject, fact.version(), word);
+        // Some may not have been reached before, or not have watched it yet.
+        if is_new || self.cases.is_due_again(subject, self.me, at.now, self.config.period) {
+            self.send_if_met(subject, Message::Accuse(accusation.clone()));
+            let mut watchers = self.watchers_of(at, subject);
+            watchers.shuffle(&mut self.rng);
+            for watcher in watchers {
+                self.send_or_dial(at, watcher, Message::Accuse(accusation.clone()));
+            }
         }
         self.judge(at, subject);
     }
@@ -208,8 +235,10 @@ impl<K: Keys> Machine<K> {
     pub(super) fn accuse_unmet(&mut self, at: &mut At, subject: Member) {
         let long = self.config.long.mul_f32(self.health.stretch());
         let since = self.links.get(subject).map_or(at.now, |link| link.failing_since.min(at.now));
-        if at.now.since(since) >= long {
-            self.accuse(at, subject, Cause::Unmet, since);
+        let for_long = at.now.since(since);
+        if for_long >= long {
+            let cause = if for_long >= long * LONG_UNMET { Cause::LongUnmet } else { Cause::Unmet };
+            self.accuse(at, subject, cause, since);
         }
     }
 
@@ -247,7 +276,13 @@ impl<K: Keys> Machine<K> {
             }
             return;
         }
-        let word = Word { accuser, accusation: accusation.clone(), missed_at: at.now.before(ago), came_at: at.now };
+        let word = Word {
+            accuser,
+            accusation: accusation.clone(),
+            missed_at: at.now.before(ago),
+            came_at: at.now,
+            said_at: at.now,
+        };
         if !self.cases.add(subject, fact.version(), word) {
             return;
         }
@@ -280,7 +315,8 @@ impl<K: Keys> Machine<K> {
         if !is_fit || !accusation.is_genuine(&self.keys) {
             return;
         }
-        let word = Word { accuser, accusation: accusation.clone(), missed_at: at.now, came_at: at.now };
+        let word =
+            Word { accuser, accusation: accusation.clone(), missed_at: at.now, came_at: at.now, said_at: at.now };
         self.cases.add(self.me, version, word);
         if accusation.cause == Cause::LongSilent {
             return self.deny(at, false);

@@ -7,7 +7,8 @@
 //! | silent | 3 who watch it, a majority where there are fewer | the grace after the first answer that one of them missed |
 //! | long silent | one who watches it, or let it in | said only after the long time |
 //! | unreliable | 3 who watch it, a majority where there are fewer | said only after six of eight periods without an exchange in time |
-//! | unmet | a majority of those who should watch it | said only after the long time |
+//! | unmet | 3 who should watch it, a majority where there are fewer | said only after the long time |
+//! | long unmet | one who should watch it | said only after three long times |
 
 use std::sync::Arc;
 
@@ -35,10 +36,12 @@ enum Ground {
     LongSilent,
     Unreliable,
     Unmet,
+    LongUnmet,
 }
 
 impl Ground {
-    const ALL: [Ground; 5] = [Ground::Gone, Ground::LongSilent, Ground::Silent, Ground::Unreliable, Ground::Unmet];
+    const ALL: [Ground; 6] =
+        [Ground::Gone, Ground::LongSilent, Ground::Silent, Ground::Unreliable, Ground::Unmet, Ground::LongUnmet];
 
     /// Whether a word for a cause counts here. That a process has ended, or was silent for long, says also that it is silent.
     fn counts(self, cause: Cause) -> bool {
@@ -47,7 +50,8 @@ impl Ground {
             Ground::Silent => matches!(cause, Cause::Gone | Cause::Silent | Cause::LongSilent),
             Ground::LongSilent => cause == Cause::LongSilent,
             Ground::Unreliable => cause == Cause::Unreliable,
-            Ground::Unmet => cause == Cause::Unmet,
+            Ground::Unmet => matches!(cause, Cause::Unmet | Cause::LongUnmet),
+            Ground::LongUnmet => cause == Cause::LongUnmet,
         }
     }
 
@@ -56,9 +60,8 @@ impl Ground {
         let majority = watchers / 2 + 1;
         let needed = match self {
             Ground::Gone => accusers.min(watchers),
-            Ground::Silent | Ground::Unreliable => accusers.min(majority),
-            Ground::LongSilent => 1,
-            Ground::Unmet => majority,
+            Ground::Silent | Ground::Unreliable | Ground::Unmet => accusers.min(majority),
+            Ground::LongSilent | Ground::LongUnmet => 1,
         };
         needed.max(1)
     }
@@ -108,7 +111,7 @@ impl<K: Keys> Machine<K> {
             let from = match ground {
                 Ground::Silent => since + self.config.grace.mul_f32(self.health.stretch()),
                 // Whoever knows better has the time to say so.
-                Ground::LongSilent => {
+                Ground::LongSilent | Ground::LongUnmet => {
                     words.iter().map(|word| word.came_at).min().unwrap_or(at.now) + self.config.help_time
                 }
                 Ground::Gone | Ground::Unreliable | Ground::Unmet => at.now,
@@ -128,7 +131,7 @@ impl<K: Keys> Machine<K> {
         match ground {
             Ground::Unreliable => at.now.since(word.came_at) <= UNRELIABLE_WORD_TIME,
             Ground::Gone if at.now.since(word.came_at) > self.config.gone_time => false,
-            Ground::Gone | Ground::Silent | Ground::LongSilent | Ground::Unmet => {
+            Ground::Gone | Ground::Silent | Ground::LongSilent | Ground::Unmet | Ground::LongUnmet => {
                 self.links.get(subject).is_none_or(|link| link.heard_at <= word.came_at)
             }
         }

@@ -119,6 +119,13 @@ impl Cluster {
         }
     }
 
+    /// Writes what a node knows to its disk, as it would be found in a copy.
+    pub fn save(&mut self, slot: Slot) {
+        if let Some(peer) = self.world.node(slot) {
+            self.disks[slot.0 as usize] = peer.disk();
+        }
+    }
+
     /// Tells a node to leave.
     pub fn leave(&mut self, slot: Slot) {
         self.tell(slot, Input::Leave);

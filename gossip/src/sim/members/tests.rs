@@ -196,3 +196,23 @@ fn of_two_processes_with_one_key_one_stops() {
         assert_eq!(cluster.disagreement(), None, "seed {seed}");
     }
 }
+
+/// So many seeds in an ordinary test run; `P2P_MEMBERS_SEEDS` asks for more, `P2P_MEMBERS_FIRST_SEED` for others.
+const SEEDS: u64 = 100;
+
+#[test]
+fn whatever_happens_all_agree_in_the_end() {
+    let asked = |name: &str, otherwise: u64| {
+        std::env::var(name)
+            .map_or(otherwise, |text| text.parse().unwrap_or_else(|_| panic!("{name} is no number: {text}")))
+    };
+    let first = asked("P2P_MEMBERS_FIRST_SEED", 0);
+    for seed in first..first + asked("P2P_MEMBERS_SEEDS", SEEDS) {
+        let verdict = random::run(seed);
+        assert!(
+            verdict.violations.is_empty(),
+            "P2P_MEMBERS_FIRST_SEED={seed} P2P_MEMBERS_SEEDS=1: {:#?}",
+            verdict.violations
+        );
+    }
+}
