@@ -119,6 +119,8 @@ struct Place<N: Node> {
 struct Connection<M> {
     ends: [Slot; 2],
     open: bool,
+    /// One end has closed it, of which the other could not hear.
+    half_closed: bool,
     halves: [Half<M>; 2],
 }
 
@@ -491,8 +493,11 @@ impl<N: Node> World<N> {
     fn unblock(&mut self, connection: u32, half: usize) {
         let state = &mut self.connections[connection as usize];
         let [from, to] = if half == 0 { state.ends } else { [state.ends[1], state.ends[0]] };
-        let direction = &mut state.halves[half];
         let is_whole = state.open && !self.links.is_cut(from, to) && !self.links.is_cut(to, from);
+        if is_whole && state.half_closed {
+            return self.reset(connection, Time::NEVER);
+        }
+        let direction = &mut state.halves[half];
         if !is_whole || direction.blocked.is_empty() {
             return;
         }
@@ -539,9 +544,8 @@ impl<N: Node> World<N> {
             return self.forget(connection);
         }
         if self.links.is_cut(slot, other) {
-            let now = self.now;
-            self.connections[connection as usize].halves[half].blocked_since = Some(now);
-            self.queue.push(now + STREAM_TIME_MAX, Event::Reset(connection, now));
+            self.connections[connection as usize].half_closed = true;
+            self.queue.push(self.now + STREAM_TIME_MAX, Event::Reset(connection, Time::NEVER));
             return;
         }
         place.connections.retain(|(_, id)| *id != connection);
@@ -617,7 +621,12 @@ impl<N: Node> World<N> {
             self.happen(to, Happened::Closed(from), look);
         }
         let connection = u32::try_from(self.connections.len()).expect("fewer");
-        self.connections.push(Connection { ends: [from, to], open: true, halves: Default::default() });
+        self.connections.push(Connection {
+            ends: [from, to],
+            open: true,
+            half_closed: false,
+            halves: Default::default(),
+        });
         let ends = [(from, to, true), (to, from, false)];
         for (end, other, _) in ends {
             self.places[end.0 as usize].connections.push((other, connection));
