@@ -49,9 +49,10 @@ impl<K: Keys> Machine<K> {
 
     fn dial_somebody_down(&mut self, at: &mut At) {
         let down = |member: &Member| matches!(self.members.get(*member).map(|fact| &**fact), Some(Fact::Down(_)));
-        // Two who came in by each other while nobody else was there would else never look for those they were to join.
+        // Those who came in by each other while nobody else was there would else never look for those they were to join. These
+        // may also have left, and come back since.
         let contacts = self.join.contacts().iter().copied();
-        let strangers = contacts.filter(|member| *member != self.me && self.members.get(*member).is_none());
+        let strangers = contacts.filter(|member| *member != self.me && !self.members.is_live(*member));
         let down = self.members.garbage().filter(down).chain(strangers).choose(&mut self.rng);
         // Whoever is isolated has put nobody down, and knows only that nobody answers.
         let silent = self.health.is_isolated().then(|| {
