@@ -214,6 +214,10 @@ impl<K: Keys> Machine<K> {
             }
             if missing.suspected {
                 self.event(Event::Suspected(member, false));
+                // What this node has said does not hold any more, and others must not build on it.
+                for watcher in self.watchers_of(at, member) {
+                    self.send_if_met(watcher, Message::Told(0, member, true));
+                }
             }
             self.drop_case_of_silence(member);
         }
