@@ -302,6 +302,9 @@ impl<K: Keys> Machine<K> {
             self.counters.unmet += 1;
             return;
         }
+        if is_met {
+            self.heard(at, from);
+        }
         match message {
             Message::Meet(record, digest, standing) => self.on_meet(at, from, record, digest, standing),
             Message::Ping(number, digest, answered) => self.on_ping(at, from, number, digest, answered),
@@ -314,7 +317,7 @@ impl<K: Keys> Machine<K> {
             Message::Doubt(members) => self.on_doubt(at, from, members),
             Message::Sums(sums) => self.on_sums(at, from, &sums),
             Message::Buckets(buckets, facts) => self.on_buckets(at, from, &buckets, facts),
-            Message::Settled => self.on_settled(at, from),
+            Message::Settled => self.on_settled(from),
         }
     }
 

@@ -114,11 +114,4 @@ impl Links {
         }
         Some(time)
     }
-
-    /// How long a datagram takes, if it comes.
-    pub(super) fn thrown(&self, from: Slot, to: Slot, rng: &mut SmallRng) -> Option<Duration> {
-        let loss = self.loss_between(from, to);
-        let lost = self.is_cut(from, to) || loss > 0.0 && rng.random_bool(loss);
-        (!lost).then(|| self.latency(rng))
-    }
 }

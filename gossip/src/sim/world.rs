@@ -46,7 +46,7 @@ pub enum Happened<M> {
     Unanswered(Slot),
     /// A short dial has come to its end.
     Reached(Slot, bool),
-    /// Something has come, on a connection or as a datagram.
+    /// Something has come on a connection.
     Message(Slot, M),
     /// What it had written is durable.
     Durable(u64),
@@ -63,8 +63,6 @@ pub enum Action<M> {
     Close(Slot),
     /// Sends something of so many bytes on a connection.
     Send(Slot, M, usize),
-    /// Sends something of so many bytes as a datagram.
-    Throw(Slot, M, usize),
     /// Writes to its disk.
     Write(u64),
     /// Ends.
@@ -432,13 +430,6 @@ impl<N: Node> World<N> {
                     let left = self.leave(slot, len);
                     let half = usize::from(self.connections[connection as usize].ends[0] != slot);
                     self.stream(connection, half, message, left);
-                }
-            }
-            Action::Throw(to, message, len) => {
-                let left = self.leave(slot, len);
-                if let Some(time) = self.links.thrown(slot, to, &mut self.rng) {
-                    let process = self.places[to.0 as usize].process;
-                    self.queue.push(left + time, Event::Tell(to, process, Happened::Message(slot, message)));
                 }
             }
             Action::Write(what) => {

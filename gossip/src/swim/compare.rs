@@ -62,7 +62,6 @@ impl<K: Keys> Machine<K> {
     }
 
     pub(super) fn on_sums(&mut self, at: &mut At, from: Member, sums: &Sums) {
-        self.heard(at, from);
         let mut by_bucket: Vec<Vec<Arc<Fact>>> = vec![Vec::new(); BUCKETS];
         let mut differing: BucketSet = Default::default();
         for (bucket, (ours, theirs)) in self.members.sums().iter().zip(sums.iter()).enumerate() {
@@ -93,7 +92,6 @@ impl<K: Keys> Machine<K> {
     }
 
     pub(super) fn on_buckets(&mut self, at: &mut At, from: Member, set: &BucketSet, facts: Vec<Arc<Fact>>) {
-        self.heard(at, from);
         if self.comparison.as_ref().is_some_and(|comparison| comparison.with == from) {
             self.comparison = None;
         }

@@ -93,11 +93,10 @@ impl<K: Keys> Machine<K> {
 
     /// Somebody asks whether these are alive.
     pub(super) fn on_doubt(&mut self, at: &mut At, from: Member, members: Vec<(Member, Version)>) {
-        self.heard(at, from);
         let mut newer = Vec::new();
         for (member, version) in members.into_iter().take(DOUBTS_MAX) {
             if member == self.me {
-                if version >= self.own.record().version() && !self.own.is_leaving() {
+                if version == self.own.record().version() && !self.own.is_leaving() {
                     self.deny(at, false);
                 }
                 continue;

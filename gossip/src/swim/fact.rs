@@ -245,6 +245,7 @@ impl Fact {
                 Fact::Said(_) => true,
                 Fact::Down(down) => {
                     down.record.claims().status == Status::Alive
+                        && !down.accusations.is_empty()
                         && down.accusations.iter().all(|accusation| accusation.is_genuine(keys))
                 }
             }
@@ -380,6 +381,11 @@ mod tests {
             let genuine = |facts: Vec<Arc<Fact>>| facts.iter().all(|fact| fact.is_genuine(&keys));
             assert!(!Fact::decode_all(&changed.freeze()).is_ok_and(genuine), "byte {at}");
         }
+    }
+
+    #[test]
+    fn that_somebody_is_down_is_nothing_without_an_accuser() {
+        assert!(!Fact::Down(Down::new(record(claims(1)), [])).is_genuine(&StandIn::of(1)));
     }
 
     #[test]

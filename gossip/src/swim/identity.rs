@@ -12,6 +12,9 @@ use super::{At, Description, Effect, Event, Machine, Message, Start, Stop};
 /// Who leaves answers for so long at most, that others hear of it from itself.
 const LEAVE_TIME_MAX: std::time::Duration = std::time::Duration::from_secs(3);
 
+/// Everybody hears each denial, so whoever doubts this node over and over gets no more than one in this time.
+const DENIAL_PAUSE: std::time::Duration = std::time::Duration::from_millis(200);
+
 /// A node's own record, and where it stands with others that use its key.
 pub(super) struct Own {
     record: Arc<Record>,
@@ -19,6 +22,9 @@ pub(super) struct Own {
     pending: Option<u64>,
     /// Another instance with this key, which was outbid once.
     outbid: Option<u64>,
+    /// When it last denied that it is down, and whether it is to again once [`DENIAL_PAUSE`] is over.
+    denied_at: Option<Time>,
+    denies_again: bool,
     /// When it last stood still, which explains that others took it for down.
     stood_still_at: Option<Time>,
     /// When it was last taken for down without having stood still.
@@ -49,6 +55,8 @@ impl Own {
             record: Record::sign(claims, keys),
             pending: None,
             outbid: None,
+            denied_at: None,
+            denies_again: false,
             stood_still_at: None,
             down_at: None,
             put_out_until: None,
@@ -89,7 +97,8 @@ impl Own {
     }
 
     pub(super) fn due(&self) -> Time {
-        self.leaves_at.unwrap_or(Time::NEVER).min(self.put_out_until.unwrap_or(Time::NEVER))
+        let denies_at = self.denied_at.filter(|_| self.denies_again).map(|denied_at| denied_at + DENIAL_PAUSE);
+        [self.leaves_at, self.put_out_until, denies_at].into_iter().flatten().min().unwrap_or(Time::NEVER)
     }
 }
 
@@ -161,6 +170,11 @@ impl<K: Keys> Machine<K> {
             self.own.put_out_until = Some(at.now + time);
             return self.event(Event::PutOut);
         }
+        if self.own.denied_at.is_some_and(|denied_at| at.now.since(denied_at) < DENIAL_PAUSE) {
+            self.own.denies_again = true;
+            return;
+        }
+        (self.own.denied_at, self.own.denies_again) = (Some(at.now), false);
         self.health.worse();
         self.close_case(self.me);
         self.reassert(at, |_| {});
@@ -210,6 +224,10 @@ impl<K: Keys> Machine<K> {
     pub(super) fn leave_on_time(&mut self, at: &mut At) {
         if self.own.put_out_until.is_some_and(|until| until <= at.now) {
             self.own.put_out_until = None;
+            self.deny(at, false);
+        }
+        let denied_at = self.own.denied_at.filter(|_| self.own.denies_again);
+        if denied_at.is_some_and(|denied_at| denied_at + DENIAL_PAUSE <= at.now) && !self.own.is_leaving() {
             self.deny(at, false);
         }
         if self.own.leaves_at.is_some_and(|leaves_at| leaves_at <= at.now) {

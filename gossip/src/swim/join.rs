@@ -126,8 +126,7 @@ impl<K: Keys> Machine<K> {
         }
     }
 
-    pub(super) fn on_settled(&mut self, at: &mut At, from: Member) {
-        self.heard(at, from);
+    pub(super) fn on_settled(&mut self, from: Member) {
         let Some(link) = self.links.get_mut(from) else { return };
         link.guest = false;
         if !link.ring {

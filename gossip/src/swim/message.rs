@@ -60,24 +60,6 @@ pub enum Message {
 }
 
 impl Message {
-    /// Its name, for counters and traces.
-    pub fn kind(&self) -> &'static str {
-        match self {
-            Message::Meet(..) => "meet",
-            Message::Ping(..) => "ping",
-            Message::Ack(..) => "ack",
-            Message::Ask(..) => "ask",
-            Message::Told(..) => "told",
-            Message::News(_) => "news",
-            Message::Known(_) => "known",
-            Message::Accuse(_) => "accuse",
-            Message::Doubt(_) => "doubt",
-            Message::Sums(_) => "sums",
-            Message::Buckets(..) => "buckets",
-            Message::Settled => "settled",
-        }
-    }
-
     /// Length of its frame on the wire, in bytes.
     pub fn frame_len(&self) -> usize {
         const MEMBER: usize = 32;

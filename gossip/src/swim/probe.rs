@@ -22,6 +22,9 @@ pub(super) const BRIEF_MAX: usize = 8;
 /// Connections for a purpose that others may make to this node, at once.
 pub(super) const GUESTS_MAX: usize = 64;
 
+/// Connections that others made for a purpose other than to come in, at once.
+pub(super) const VISITORS_MAX: usize = 64;
+
 /// What waits for one connection.
 const ERRANDS_MAX: usize = 8;
 
@@ -142,8 +145,7 @@ impl<K: Keys> Machine<K> {
         let link = self.links.get_or_insert(member, first);
         if !dialed && !link.is_watched() && guests >= GUESTS_MAX {
             self.counters.postponed += 1;
-            link.closed(at.now + brief_time);
-            return self.effects.push(Effect::Close(member));
+            return self.hang_up(at, member);
         }
         link.state = State::Open;
         link.dialed = dialed;
@@ -162,14 +164,21 @@ impl<K: Keys> Machine<K> {
         self.send(member, Message::Meet(self.own.record().clone(), self.members.digest(), standing));
     }
 
+    fn hang_up(&mut self, at: &At, member: Member) {
+        let retry_at = at.now + self.config.brief_time;
+        if let Some(link) = self.links.get_mut(member) {
+            link.closed(retry_at);
+            self.effects.push(Effect::Close(member));
+        }
+    }
+
     pub(super) fn on_meet(&mut self, at: &mut At, from: Member, record: Arc<Record>, digest: u64, standing: Standing) {
         let generation = record.version().generation;
         let is_theirs = record.name() == at.directory.name(from) && record.is_genuine(&self.keys);
         let Some(link) = self.links.get_mut(from).filter(|link| link.is_open()) else { return };
         if !is_theirs {
             self.counters.forged += 1;
-            link.closed(at.now + self.config.brief_time);
-            return self.effects.push(Effect::Close(from));
+            return self.hang_up(at, from);
         }
         link.met = true;
         link.heard = generation;
@@ -181,6 +190,12 @@ impl<K: Keys> Machine<K> {
         let is_introducer = record.claims().introducer.as_ref() == Some(at.directory.name(self.me));
         link.guest = is_introducer && standing != Standing::Settled;
         let is_watched = link.is_watched();
+        let is_visitor = |link: &&super::link::Link| link.is_met() && !link.dialed && !link.is_watched();
+        if self.links.iter().filter(is_visitor).count() > VISITORS_MAX && !is_watched {
+            self.counters.postponed += 1;
+            return self.hang_up(at, from);
+        }
+        let Some(link) = self.links.get_mut(from) else { return };
         let errands = std::mem::take(&mut link.errands);
         let fact = Arc::new(Fact::Said(record));
         let is_news = self.members.compare(from, &fact) == Merged::Newer;
@@ -234,7 +249,6 @@ impl<K: Keys> Machine<K> {
     }
 
     pub(super) fn on_ping(&mut self, at: &mut At, from: Member, number: u32, digest: u64, answered: bool) {
-        self.heard(at, from);
         let config = self.config;
         let Some(link) = self.links.get_mut(from) else { return };
         if link.is_watched() && !link.first {
@@ -252,7 +266,6 @@ impl<K: Keys> Machine<K> {
     }
 
     pub(super) fn on_ack(&mut self, at: &mut At, from: Member, number: u32, digest: u64) {
-        self.heard(at, from);
         let config = self.config;
         let Some(link) = self.links.get_mut(from) else { return };
         // Late is not never.
@@ -506,7 +519,6 @@ impl<K: Keys> Machine<K> {
     }
 
     pub(super) fn on_ask(&mut self, at: &mut At, from: Member, number: u32, subject: Member) {
-        self.heard(at, from);
         let can_ask = self.links.get(subject).is_some_and(|link| link.is_met());
         if !can_ask || self.inquiries.len() >= INQUIRIES_MAX {
             return self.send(from, Message::Told(number, subject, false));
@@ -517,7 +529,6 @@ impl<K: Keys> Machine<K> {
     }
 
     pub(super) fn on_told(&mut self, at: &mut At, from: Member, subject: Member, answered: bool) {
-        self.heard(at, from);
         let Some(link) = self.links.get_mut(subject) else { return };
         let Some(missing) = &mut link.missing else { return };
         missing.asked.retain(|helper| *helper != from);

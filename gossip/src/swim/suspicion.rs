@@ -243,7 +243,6 @@ impl<K: Keys> Machine<K> {
     }
 
     pub(super) fn on_accusation(&mut self, at: &mut At, from: Member, accusation: Arc<Accusation>) {
-        self.heard(at, from);
         if accusation.subject == *at.directory.name(self.me) {
             return self.on_own_accusation(at, from, &accusation);
         }

@@ -28,30 +28,20 @@ pub(super) fn may_accuse(directory: &Directory, members: &Members, accuser: Memb
     is_introducer && accuser != subject || overlay::may_watch(directory, members, accuser, subject)
 }
 
-/// Words that say the same.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Ground {
-    Gone,
-    Silent,
-    LongSilent,
-    Unreliable,
-    Unmet,
-    LongUnmet,
-}
+/// Causes in the order in which they are looked at: what decides at once comes first.
+const CAUSES: [Cause; 6] =
+    [Cause::Gone, Cause::LongSilent, Cause::Silent, Cause::Unreliable, Cause::Unmet, Cause::LongUnmet];
 
-impl Ground {
-    const ALL: [Ground; 6] =
-        [Ground::Gone, Ground::LongSilent, Ground::Silent, Ground::Unreliable, Ground::Unmet, Ground::LongUnmet];
-
+impl Cause {
     /// Whether a word for a cause counts here. That a process has ended, or was silent for long, says also that it is silent.
-    fn counts(self, cause: Cause) -> bool {
+    fn counts(self, said: Cause) -> bool {
         match self {
-            Ground::Gone => cause == Cause::Gone,
-            Ground::Silent => matches!(cause, Cause::Gone | Cause::Silent | Cause::LongSilent),
-            Ground::LongSilent => cause == Cause::LongSilent,
-            Ground::Unreliable => cause == Cause::Unreliable,
-            Ground::Unmet => matches!(cause, Cause::Unmet | Cause::LongUnmet),
-            Ground::LongUnmet => cause == Cause::LongUnmet,
+            Cause::Gone => said == Cause::Gone,
+            Cause::Silent => matches!(said, Cause::Gone | Cause::Silent | Cause::LongSilent),
+            Cause::LongSilent => said == Cause::LongSilent,
+            Cause::Unreliable => said == Cause::Unreliable,
+            Cause::Unmet => matches!(said, Cause::Unmet | Cause::LongUnmet),
+            Cause::LongUnmet => said == Cause::LongUnmet,
         }
     }
 
@@ -59,9 +49,9 @@ impl Ground {
     fn needed(self, watchers: usize, accusers: usize) -> usize {
         let majority = watchers / 2 + 1;
         let needed = match self {
-            Ground::Gone => accusers.min(watchers),
-            Ground::Silent | Ground::Unreliable | Ground::Unmet => accusers.min(majority),
-            Ground::LongSilent | Ground::LongUnmet => 1,
+            Cause::Gone => accusers.min(watchers),
+            Cause::Silent | Cause::Unreliable | Cause::Unmet => accusers.min(majority),
+            Cause::LongSilent | Cause::LongUnmet => 1,
         };
         needed.max(1)
     }
@@ -84,9 +74,9 @@ impl<K: Keys> Machine<K> {
             })
             .map(|accusation| accusation.cause)
             .collect();
-        Ground::ALL.into_iter().any(|ground| {
-            let count = causes.iter().filter(|cause| ground.counts(**cause)).count();
-            count >= ground.needed(watchers, self.config.accusers)
+        CAUSES.into_iter().any(|cause| {
+            let count = causes.iter().filter(|cause| cause.counts(**cause)).count();
+            count >= cause.needed(watchers, self.config.accusers)
         })
     }
 
@@ -98,23 +88,23 @@ impl<K: Keys> Machine<K> {
         }
         let watchers = self.watchers(at, subject);
         let mut later = Time::NEVER;
-        for ground in Ground::ALL {
+        for cause in CAUSES {
             let words: Vec<&Word> = case
                 .words
                 .iter()
-                .filter(|word| ground.counts(word.accusation.cause) && self.stands(at, subject, ground, word))
+                .filter(|word| cause.counts(word.accusation.cause) && self.stands(at, subject, cause, word))
                 .collect();
-            if words.len() < ground.needed(watchers, self.config.accusers) {
+            if words.len() < cause.needed(watchers, self.config.accusers) {
                 continue;
             }
             let since = words.iter().map(|word| word.missed_at).min().unwrap_or(at.now);
-            let from = match ground {
-                Ground::Silent => since + self.config.grace.mul_f32(self.health.stretch()),
+            let from = match cause {
+                Cause::Silent => since + self.config.grace.mul_f32(self.health.stretch()),
                 // Whoever knows better has the time to say so.
-                Ground::LongSilent | Ground::LongUnmet => {
+                Cause::LongSilent | Cause::LongUnmet => {
                     words.iter().map(|word| word.came_at).min().unwrap_or(at.now) + self.config.help_time
                 }
-                Ground::Gone | Ground::Unreliable | Ground::Unmet => at.now,
+                Cause::Gone | Cause::Unreliable | Cause::Unmet => at.now,
             };
             if from <= at.now {
                 let words: Vec<Arc<Accusation>> = words.iter().map(|word| word.accusation.clone()).collect();
@@ -127,11 +117,11 @@ impl<K: Keys> Machine<K> {
 
     /// Whether a word still stands: this node itself has not heard of the member since, and of a process that ended others
     /// have said so just now.
-    fn stands(&self, at: &At, subject: Member, ground: Ground, word: &Word) -> bool {
-        match ground {
-            Ground::Unreliable => at.now.since(word.came_at) <= UNRELIABLE_WORD_TIME,
-            Ground::Gone if at.now.since(word.came_at) > self.config.gone_time => false,
-            Ground::Gone | Ground::Silent | Ground::LongSilent | Ground::Unmet | Ground::LongUnmet => {
+    fn stands(&self, at: &At, subject: Member, cause: Cause, word: &Word) -> bool {
+        match cause {
+            Cause::Unreliable => at.now.since(word.came_at) <= UNRELIABLE_WORD_TIME,
+            Cause::Gone if at.now.since(word.came_at) > self.config.gone_time => false,
+            Cause::Gone | Cause::Silent | Cause::LongSilent | Cause::Unmet | Cause::LongUnmet => {
                 self.links.get(subject).is_none_or(|link| link.heard_at <= word.came_at)
             }
         }

@@ -1,7 +1,6 @@
 //! One node: the machine of membership, its disk, and what turns members into addresses.
 
 use std::cell::Cell;
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -21,8 +20,6 @@ pub struct Shared {
     pub of_slot: Vec<Member>,
     /// The machine of the first home of each.
     pub slot_of: Vec<Slot>,
-    /// Messages that were sent, by kind.
-    pub sent: BTreeMap<&'static str, u64>,
 }
 
 thread_local! {
@@ -151,7 +148,6 @@ impl Peer {
                 }
                 Effect::Send(member, message) => {
                     let len = message.frame_len();
-                    *shared.sent.entry(message.kind()).or_default() += 1;
                     actions.push(Action::Send(self.slot_of(shared, member), message, len));
                 }
                 Effect::Event(event) => self.events.push(event),
