@@ -15,6 +15,7 @@
 mod bytes;
 mod compare;
 mod config;
+mod connect;
 mod doubt;
 mod fact;
 mod facts;

@@ -1,8 +1,8 @@
 use std::time::Duration;
 
 use super::*;
-use crate::sim::{Links, Slot};
-use crate::swim::{Config, Event, State, Status};
+use crate::sim::{Happened, Links, Slot};
+use crate::swim::{Config, Event, Message, State, Status, Version};
 
 fn formed(nodes: usize, seed: u64) -> Cluster {
     let mut cluster = Cluster::new(nodes, Config::lan(), Links::lan(), seed);
@@ -191,6 +191,30 @@ fn of_two_processes_with_one_key_one_stops() {
         assert_eq!(running, 1, "seed {seed}");
         assert_eq!(cluster.disagreement(), None, "seed {seed}");
     }
+}
+
+#[test]
+fn nobody_makes_a_node_deny_itself_without_end() {
+    let mut cluster = formed(10, 1);
+    let member = cluster.member(Slot(0));
+    let version = |cluster: &Cluster| cluster.world.node(Slot(0)).map(|peer| peer.machine.record().version());
+    let before = version(&cluster).expect("it runs");
+    let doubt = |cluster: &mut Cluster, version| {
+        let doubt = Message::Doubt(vec![(member, version)]);
+        cluster.world.tell(Slot(0), Happened::Message(Slot(1), doubt));
+        cluster.run(seconds(0.001), |_, _| {});
+    };
+    for _ in 0..1000 {
+        doubt(&mut cluster, Version { incarnation: u32::MAX, ..before });
+    }
+    assert_eq!(version(&cluster), Some(before), "of what it never said");
+    for _ in 0..1000 {
+        let newest = version(&cluster).expect("it runs");
+        doubt(&mut cluster, newest);
+    }
+    let denials = version(&cluster).expect("it runs").incarnation - before.incarnation;
+    assert!((1..=6).contains(&denials), "{denials} denials in a second");
+    assert_eq!(cluster.disagreement(), None);
 }
 
 /// So many seeds in an ordinary test run; `P2P_MEMBERS_SEEDS` asks for more, `P2P_MEMBERS_FIRST_SEED` for others.
