@@ -109,9 +109,10 @@ pub struct Description {
 pub enum Effect {
     /// Make this generation durable, then say [`Input::Persisted`].
     Persist(u64),
-    /// Connect to a member, within a second or so.
+    /// Connect to a member. Whoever runs this bounds it by a second or so, and says in every case how it ended: by
+    /// [`Input::Opened`], [`Input::Refused`] or [`Input::Unanswered`]. Until then it is not asked for again.
     Dial(Member),
-    /// Find out whether a member can be connected to, and keep nothing.
+    /// Find out whether a member can be connected to, and keep nothing; answered by [`Input::Reached`].
     Reach(Member),
     /// End the connection.
     Close(Member),
