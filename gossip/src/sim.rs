@@ -9,4 +9,4 @@ mod queue;
 mod world;
 
 pub use link::{Links, Loss};
-pub use world::{Action, Happened, Node, Slot, Traffic, World};
+pub use world::{Action, BEGINNING, Happened, Node, Slot, Traffic, World};

@@ -9,6 +9,7 @@ use p2p_api::{Code, Problem};
 use p2p_testnet::bench::Group;
 use p2p_testnet::cluster::NODES_MAX;
 use p2p_testnet::faults::{Fault, Groups};
+use p2p_testnet::sim::{Named, Profile};
 
 /// Starts and hurts networks of real nodes on this machine.
 #[derive(Debug, Parser)]
@@ -123,6 +124,11 @@ pub(crate) enum Verb {
         #[command(subcommand)]
         what: Bench,
     },
+    /// Run clusters in a virtual world, which is fast, and replays by its seed
+    Sim {
+        #[command(subcommand)]
+        what: Sim,
+    },
     /// Kill nodes while they work, over and over, and judge what is left
     Torture {
         #[command(subcommand)]
@@ -138,6 +144,37 @@ pub(crate) enum Verb {
         /// Only say which there are
         #[arg(long, conflicts_with = "names")]
         list: bool,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Sim {
+    /// Membership: who is here, and how soon that is known
+    #[command(group(clap::ArgGroup::new("asked").required(true).args(["scenario", "table"])))]
+    Members {
+        /// crash, silent-crash, stall, loss, lifeguard, asymmetric, facts, bootstrap, heal, mass-restart, leave, idle,
+        /// survivors, orphan, random
+        #[arg(long, value_name = "NAME")]
+        scenario: Option<Named>,
+        /// Nodes [default: what the scenario is usually run with; with random the seed decides]
+        #[arg(long, value_name = "N", requires = "scenario")]
+        nodes: Option<usize>,
+        /// Seeds to run
+        #[arg(long, value_name = "K", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
+        seeds: u64,
+        /// The first of them
+        #[arg(long, value_name = "S", default_value_t = 0)]
+        first_seed: u64,
+        /// ours, or memberlist with its published parameters on the same links
+        #[arg(long, value_name = "NAME", default_value = "ours")]
+        profile: Profile,
+        /// Tell all that happens in the first seed of random
+        #[arg(long, requires = "scenario")]
+        trace: bool,
+        /// All scenarios at their sizes, ours beside memberlist, held against targets. Takes hours; rows that FILE has of the
+        /// same sources are not run again, so it may be stopped at any time
+        #[arg(long, value_name = "FILE", num_args = 0..=1, default_missing_value = "docs/results/members-sim.jsonl")]
+        table: Option<PathBuf>,
     },
 }
 

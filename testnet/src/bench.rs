@@ -8,7 +8,6 @@
 //! several holders, some of whom are hurt; [`others`] are the programs beside.
 
 mod kubo;
-mod machine;
 mod net;
 mod others;
 mod range;
@@ -32,7 +31,7 @@ use crate::programs::Programs;
 use crate::state::failed;
 use crate::workload;
 
-use machine::Machine;
+use crate::machine::{self, Machine};
 use net::Net;
 use table::{Table, Unit, Verdict};
 use warm::Warmth;

@@ -7,11 +7,11 @@
 //! printed.
 //!
 //! [`bench`] measures networks beside what the machine gives, [`torture`] kills their nodes and judges what is left,
-//! [`bugs`] plants bugs in the sources and sees that tests catch them.
+//! [`sim`] runs clusters in a virtual world, [`bugs`] plants bugs in the sources and sees that tests catch them.
 //! [`workload`] is what goes into them, `programs` runs the command line and others, [`http`] and [`metrics`] ask nodes what
 //! the typed client does not.
 //!
-//! It reaches nodes only as a user would: the executable, signals, and the API on the node's socket.
+//! It reaches real nodes only as a user would: the executable, signals, and the API on the node's socket.
 
 pub mod bench;
 pub mod bugs;
@@ -21,11 +21,13 @@ pub mod demo;
 pub mod faults;
 pub mod http;
 pub mod launch;
+mod machine;
 pub mod metrics;
 pub mod ports;
 pub mod process;
 mod programs;
 pub mod report;
+pub mod sim;
 pub mod state;
 pub mod torture;
 pub mod workload;

@@ -14,10 +14,10 @@ use p2p_testnet::cluster::{self, Change};
 use p2p_testnet::process::{Condition, End};
 use p2p_testnet::report::{self, Network};
 use p2p_testnet::state::Dir;
-use p2p_testnet::{Cluster, ClusterConfig, Mode, bench, bugs, demo, faults, torture};
+use p2p_testnet::{Cluster, ClusterConfig, Mode, bench, bugs, demo, faults, sim, torture};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use args::{Args, Bench, Early, Torture, Verb};
+use args::{Args, Bench, Early, Sim, Torture, Verb};
 
 /// Where a network lives when nobody says.
 const DIR_DEFAULT: &str = "testnet-data";
@@ -125,6 +125,7 @@ async fn command(args: Args, path: &Path, say: Say) -> Result<Outcome, Problem> 
             report::print(&if json { report::json(&report)? } else { report.text() })?;
         }
         Verb::Bench { what } => measure(what, args.dir, json, say).await?,
+        Verb::Sim { what } => simulate(what, json, say).await?,
         Verb::Torture { what } => torture_it(what, args.dir, json, say).await?,
         Verb::Bugs { names, list } => plant(names, list, args.dir, json, say).await?,
     }
@@ -144,6 +145,22 @@ async fn measure(what: Bench, dir: Option<PathBuf>, json: bool, say: Say) -> Res
         Some(file) => bench::record(&file, &command_line(), note.as_deref(), &report),
         None => Ok(()),
     }
+}
+
+async fn simulate(what: Sim, json: bool, say: Say) -> Result<(), Problem> {
+    let Sim::Members { scenario, nodes, seeds, first_seed, profile, trace, table } = what;
+    let Some(sim::Named(scenario)) = scenario else {
+        let table = sim::run_table(sim::TableOptions { file: table.unwrap_or_default() }, say).await?;
+        report::print(&if json { report::json(&table)? } else { table.text() })?;
+        return table.verdict();
+    };
+    let asked = sim::Asked::new(scenario, profile.0, nodes, first_seed, seeds)?;
+    if trace {
+        return sim::trace(&asked, |line| report::print(line));
+    }
+    let report = sim::run(asked).await?;
+    report::print(&if json { report::json(&report)? } else { report.text() })?;
+    report.verdict()
 }
 
 async fn torture_it(what: Torture, dir: Option<PathBuf>, json: bool, say: Say) -> Result<(), Problem> {

@@ -100,12 +100,17 @@ impl Links {
         Duration::from_micros(rng.random_range(least.as_micros() as u64..=most.as_micros() as u64))
     }
 
+    /// Whether a packet gets lost.
+    pub(super) fn is_lost(&self, from: Slot, to: Slot, rng: &mut SmallRng) -> bool {
+        let loss = self.loss_between(from, to);
+        loss > 0.0 && rng.random_bool(loss)
+    }
+
     /// How long something takes on a stream: what is lost is sent again. None if it takes too long.
     pub(super) fn streamed(&self, from: Slot, to: Slot, rng: &mut SmallRng) -> Option<Duration> {
         let mut time = self.latency(rng);
-        let loss = self.loss_between(from, to);
         let mut pause = RESEND_PAUSE;
-        while loss > 0.0 && rng.random_bool(loss) {
+        while self.is_lost(from, to, rng) {
             time += pause;
             pause *= 2;
             if time > STREAM_TIME_MAX {

@@ -1,13 +1,19 @@
 //! Membership in the virtual world.
 
+mod awaited;
 mod cluster;
+mod figures;
 mod judge;
 mod peer;
+mod profile;
 pub mod random;
+pub mod scenario;
 
 pub use cluster::{Cluster, Fate, Heard};
+pub use figures::{Figures, Samples, Unit};
 pub use judge::Judge;
-pub use peer::{Disk, Peer, Shared, StandIn};
+pub use peer::{Disk, Peer, StandIn};
+pub use profile::{Begin, Change, Order, Profile, Shared};
 
 #[cfg(test)]
 mod tests;

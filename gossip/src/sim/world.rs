@@ -16,11 +16,17 @@ use crate::swim::Time;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Slot(pub u32);
 
+/// When a world begins: nobody's time begins with it, so nothing may depend on it.
+pub const BEGINNING: Time = Time(1_000_000_000);
+
 /// Times that a packet goes one way or the other until a connection with Noise and Yamux is there.
 const HANDSHAKE_LEGS: u32 = 5;
 
 /// Bytes that a frame takes on the wire beside its own: Yamux, Noise, TCP, IP, Ethernet.
 pub(super) const FRAME_OVERHEAD: u64 = 82;
+
+/// Bytes that a datagram takes on the wire beside its own: UDP, IP, Ethernet.
+const DATAGRAM_OVERHEAD: u64 = 42;
 
 /// Frames that a stream sends without hearing that any has come.
 const UNCONFIRMED_MAX: usize = 10;
@@ -50,6 +56,8 @@ pub enum Happened<M> {
     Reached(Slot, bool),
     /// Something has come on a connection.
     Message(Slot, M),
+    /// Something has come without one.
+    Datagram(Slot, M),
     /// What it had written is durable.
     Durable(u64),
 }
@@ -65,6 +73,8 @@ pub enum Action<M> {
     Close(Slot),
     /// Sends something of so many bytes on a connection.
     Send(Slot, M, usize),
+    /// Sends something of so many bytes without a connection: it comes, or it does not.
+    Datagram(Slot, M, usize),
     /// Writes to its disk.
     Write(u64),
     /// Ends.
@@ -96,7 +106,7 @@ pub trait Node {
 pub struct Traffic {
     /// Messages.
     pub frames: u64,
-    /// Bytes of them, each with [`FRAME_OVERHEAD`].
+    /// Bytes of them, with what the wire adds to each.
     pub bytes: u64,
     /// Connections it has asked for.
     pub dials: u64,
@@ -184,8 +194,7 @@ impl<N: Node> World<N> {
             places: Vec::new(),
             connections: Vec::new(),
             queue: Queue::default(),
-            // Nobody's time begins with the world's: nothing may depend on it.
-            now: Time(1_000_000_000),
+            now: BEGINNING,
             rng: SmallRng::seed_from_u64(seed),
             actions: Vec::new(),
             events: 0,
@@ -429,9 +438,18 @@ impl<N: Node> World<N> {
                 let place = &self.places[slot.0 as usize];
                 if let Some((_, connection)) = place.connections.iter().find(|(other, _)| *other == to) {
                     let connection = *connection;
-                    let left = self.leave(slot, len);
+                    let left = self.leave(slot, len, FRAME_OVERHEAD);
                     let half = usize::from(self.connections[connection as usize].ends[0] != slot);
                     self.stream(connection, half, message, left);
+                }
+            }
+            Action::Datagram(to, message, len) => {
+                let left = self.leave(slot, len, DATAGRAM_OVERHEAD);
+                let process = self.places[to.0 as usize].process;
+                let is_lost = self.links.is_cut(slot, to) || self.links.is_lost(slot, to, &mut self.rng);
+                if !is_lost && self.places[to.0 as usize].node.is_some() {
+                    let at = left + self.links.latency(&mut self.rng);
+                    self.queue.push(at, Event::Tell(to, process, Happened::Datagram(slot, message)));
                 }
             }
             Action::Write(what) => {
@@ -446,9 +464,9 @@ impl<N: Node> World<N> {
     }
 
     /// When something of so many bytes has left a machine.
-    fn leave(&mut self, slot: Slot, len: usize) -> Time {
+    fn leave(&mut self, slot: Slot, len: usize, overhead: u64) -> Time {
         let place = &mut self.places[slot.0 as usize];
-        let bytes = len as u64 + FRAME_OVERHEAD;
+        let bytes = len as u64 + overhead;
         place.traffic.frames += 1;
         place.traffic.bytes += bytes;
         let Some(uplink) = self.links.uplink else { return self.now };

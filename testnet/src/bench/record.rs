@@ -57,8 +57,8 @@ fn open(path: &Path) -> Result<File> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::machine::Machine;
     use super::*;
+    use crate::machine::Machine;
 
     #[test]
     fn a_run_is_one_more_line_and_nothing_else_changes() {

@@ -4,8 +4,8 @@ use std::fmt::Write as _;
 
 use serde::Serialize;
 
-use super::machine::Machine;
 use super::table::{Row, Verdict};
+use crate::machine::Machine;
 
 /// One run.
 #[derive(Clone, Debug, Serialize)]

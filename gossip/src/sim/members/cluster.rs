@@ -1,15 +1,14 @@
 //! A cluster of simulated nodes, and what can be done to it.
 
-use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 
-use super::peer::{Disk, Peer, Shared, StandIn, address, met};
+use super::peer::Peer;
+use super::profile::{Begin, Order, Profile, Shared};
 use crate::sim::{Happened, Links, Slot, World};
-use crate::swim::{Claims, Config, Event, Fact, Input, Member, Name, Record, State, Status, Time, Version};
+use crate::swim::{Member, Name, State, Time};
 
 /// How a node ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,29 +20,37 @@ pub enum Fate {
 }
 
 /// Nodes in a world, and their disks.
-pub struct Cluster {
+pub struct Cluster<P: Profile = Peer> {
     /// The world.
-    pub world: World<Peer>,
+    pub world: World<P>,
     /// What outlives each node's process.
-    pub disks: Vec<Disk>,
+    pub disks: Vec<P::Disk>,
     /// By which whatever happens to nodes is chosen.
     pub rng: SmallRng,
-    config: Config,
+    config: P::Config,
 }
 
-impl Cluster {
+impl<P: Profile> Cluster<P> {
     /// So many machines without a process.
-    pub fn new(nodes: usize, config: Config, links: Links, seed: u64) -> Self {
-        let mut rng = SmallRng::seed_from_u64(seed ^ 0x6d65_6d62_6572_7321);
-        let mut world: World<Peer> = World::new(Shared::default(), links, seed);
+    pub fn new(nodes: usize, config: P::Config, links: Links, seed: u64) -> Self {
+        let rng = SmallRng::seed_from_u64(seed ^ 0x6d65_6d62_6572_7321);
+        let world: World<P> = World::new(Shared::default(), links, seed);
+        let mut cluster = Self { world, disks: Vec::new(), rng, config };
         for _ in 0..nodes {
-            let name = Name(rng.random());
-            let slot = world.add();
-            let member = world.shared.directory.insert(name);
-            world.shared.of_slot.push(member);
-            world.shared.slot_of.push(slot);
+            cluster.add();
         }
-        Self { world, disks: vec![Disk::default(); nodes], rng, config }
+        cluster
+    }
+
+    /// A machine of a new member, without a process.
+    pub fn add(&mut self) -> Slot {
+        let slot = self.world.add();
+        let member = self.world.shared.directory.insert(Name(self.rng.random()));
+        self.world.shared.of_slot.push(member);
+        // Members are numbered as they come; only machines with copied homes are more than they.
+        self.world.shared.slot_of.push(slot);
+        self.disks.push(P::Disk::default());
+        slot
     }
 
     /// A machine with a copy of another's home.
@@ -58,53 +65,25 @@ impl Cluster {
     /// Starts all nodes with a complete view of each other, and lets them connect.
     pub fn start_formed(&mut self, rest: Duration) {
         let slots: Vec<Slot> = self.world.slots().collect();
-        let instances: Vec<u64> = slots.iter().map(|_| self.rng.random()).collect();
-        let facts = slots.iter().zip(&instances).map(|(slot, instance)| {
-            let member = self.member(*slot);
-            let name = *self.world.shared.directory.name(member);
-            let claims = Claims {
-                name,
-                version: Version { generation: 1, incarnation: 0 },
-                instance: *instance,
-                status: Status::Alive,
-                introducer: None,
-                addresses: vec![address(*slot)],
-                tags: Bytes::new(),
-                fill: 0,
-                rest: Bytes::new(),
-            };
-            (member, Arc::new(Fact::Said(Record::sign(claims, &StandIn(name)))))
-        });
-        let table = met(&self.world.shared, facts);
-        for (slot, instance) in slots.into_iter().zip(instances) {
-            let disk = Disk { generation: 0, members: table.clone() };
-            let seed = self.rng.random();
-            let peer = Peer::start(
-                self.config,
-                &self.world.shared,
-                slot,
-                disk,
-                Vec::new(),
-                (instance, seed),
-                self.world.now(),
-            );
+        let instances: Vec<(Slot, u64)> = slots.into_iter().map(|slot| (slot, self.rng.random())).collect();
+        let disk = P::acquainted(&self.world.shared, &instances);
+        for (slot, instance) in instances {
+            let (seed, now) = (self.rng.random(), self.world.now());
+            let begin = Begin { slot, disk: disk.clone(), contacts: Vec::new(), instance, seed, now };
+            let peer = P::start(self.config, &self.world.shared, begin);
             self.world.start(slot, peer);
         }
         self.run(rest, |_, _| {});
-        for slot in self.world.slots() {
-            if let Some(peer) = self.world.node_mut(slot) {
-                peer.events.clear();
-            }
-        }
     }
 
     /// Starts one node with what is on its disk.
     pub fn start(&mut self, slot: Slot, contacts: &[Slot]) {
         let contacts = contacts.iter().map(|contact| self.member(*contact)).collect();
         let disk = self.disks[slot.0 as usize].clone();
-        let random = (self.rng.random(), self.rng.random());
-        let peer = Peer::start(self.config, &self.world.shared, slot, disk, contacts, random, self.world.now());
-        self.disks[slot.0 as usize].generation = peer.generation.max(self.disks[slot.0 as usize].generation + 1);
+        let (instance, seed, now) = (self.rng.random(), self.rng.random(), self.world.now());
+        let begin = Begin { slot, disk, contacts, instance, seed, now };
+        let peer = P::start(self.config, &self.world.shared, begin);
+        self.disks[slot.0 as usize] = peer.disk();
         self.world.start(slot, peer);
     }
 
@@ -126,27 +105,20 @@ impl Cluster {
         }
     }
 
-    /// Tells a node to leave.
-    pub fn leave(&mut self, slot: Slot) {
-        self.tell(slot, Input::Leave);
-    }
-
-    fn tell(&mut self, slot: Slot, input: Input) {
+    /// Gives a node an order.
+    pub fn order(&mut self, slot: Slot, order: Order) {
         let Some(peer) = self.world.node_mut(slot) else { return };
-        peer.orders.push(input);
+        peer.order(order);
         self.world.tell(slot, Happened::Wake);
     }
 
     /// Lets time pass; `look` hears whatever nodes tell.
-    pub fn run(&mut self, time: Duration, mut look: impl FnMut(Heard<'_>, Event)) {
+    pub fn run(&mut self, time: Duration, mut look: impl FnMut(Heard<'_, P>, P::Event)) {
         let end = self.world.now() + time;
         self.world.run_until(end, |world, slot| {
             let now = world.now();
             let Some(peer) = world.node_mut(slot) else { return };
-            if peer.events.is_empty() {
-                return;
-            }
-            for event in std::mem::take(&mut peer.events) {
+            for event in peer.take_events() {
                 look(Heard { world, slot, now }, event);
             }
         });
@@ -159,7 +131,7 @@ impl Cluster {
 
     /// What one node takes another for.
     pub fn view(&self, of: Slot, member: Member) -> Option<State> {
-        self.world.node(of)?.machine.state(member)
+        self.world.node(of)?.state(member)
     }
 
     /// Machines on which a process runs.
@@ -175,29 +147,23 @@ impl Cluster {
         expected.dedup();
         for slot in &running {
             let Some(peer) = self.world.node(*slot) else { continue };
-            let members = peer.machine.members();
-            let lacking = expected
-                .iter()
-                .find(|member| !matches!(peer.machine.state(**member), Some(State::Alive | State::Suspect)));
-            if let Some(member) = lacking {
-                return Some((*slot, *member));
-            }
-            if members.live() != expected.len() {
-                let extra = members.iter().find(|(member, fact)| {
-                    fact.is_live()
-                        && expected.binary_search(member).is_err()
-                        && peer.machine.state(*member) != Some(State::Down)
-                });
-                if let Some((member, _)) = extra {
-                    return Some((*slot, member));
-                }
+            let mut living: Vec<Member> = peer.living().collect();
+            living.sort_unstable();
+            if living != expected {
+                let lacks = expected.iter().find(|member| living.binary_search(member).is_err());
+                let extra = || living.iter().find(|member| expected.binary_search(member).is_err());
+                return lacks.or_else(extra).map(|member| (*slot, *member));
             }
         }
         None
     }
 
     /// Lets time pass until all views are equal and right; how long that took, if it was not too long.
-    pub fn run_until_agreed(&mut self, limit: Duration, mut look: impl FnMut(Heard<'_>, Event)) -> Option<Duration> {
+    pub fn run_until_agreed(
+        &mut self,
+        limit: Duration,
+        mut look: impl FnMut(Heard<'_, P>, P::Event),
+    ) -> Option<Duration> {
         const STEP: Duration = Duration::from_millis(50);
         let began = self.world.now();
         while self.world.now() < began + limit {
@@ -211,9 +177,9 @@ impl Cluster {
 }
 
 /// Who has told something, and when.
-pub struct Heard<'a> {
+pub struct Heard<'a, P: Profile = Peer> {
     /// The world, at that moment.
-    pub world: &'a World<Peer>,
+    pub world: &'a World<P>,
     /// Who has told it.
     pub slot: Slot,
     /// When.

@@ -5,22 +5,12 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use super::profile::{Begin, Change, Order, Profile, Shared};
 use crate::sim::{Action, Happened, Node, Slot};
 use crate::swim::{
-    Config, Description, Directory, Effect, Event, Fact, Input, Keys, Machine, Member, Members, Message, Name,
-    Signature, Start, Stop, Time,
+    Claims, Config, Description, Effect, Event, Fact, Input, Keys, Machine, Member, Members, Message, Name, Record,
+    Signature, Start, State, Status, Stop, Time, Version,
 };
-
-/// What all nodes of a simulated cluster share: names, and where they live unless somebody says otherwise.
-#[derive(Default)]
-pub struct Shared {
-    /// Names, the same for all.
-    pub directory: Directory,
-    /// Whose home is on a machine.
-    pub of_slot: Vec<Member>,
-    /// The machine of the first home of each.
-    pub slot_of: Vec<Slot>,
-}
 
 thread_local! {
     static CHECKED: Cell<u64> = const { Cell::new(0) };
@@ -67,64 +57,27 @@ pub struct Disk {
 pub struct Peer {
     /// Its machine.
     pub machine: Machine<StandIn>,
+    slot: Slot,
     /// The generation that is on its disk.
     pub generation: u64,
-    /// What it has told whoever watches, since that was last taken.
-    pub events: Vec<Event>,
-    /// What its owner wants of it, at its next moment.
-    pub orders: Vec<Input>,
+    events: Vec<Event>,
+    orders: Vec<Input>,
     /// Why it has stopped.
     pub stopped: Option<Stop>,
     connected: Vec<(Member, Slot)>,
     effects: Vec<Effect>,
 }
 
+fn description(slot: Slot, tags: Bytes) -> Description {
+    Description { addresses: vec![address(slot)], tags, fill: 0 }
+}
+
 /// The address of a machine, as a record has it.
-pub(super) fn address(slot: Slot) -> Bytes {
+fn address(slot: Slot) -> Bytes {
     Bytes::copy_from_slice(&slot.0.to_le_bytes())
 }
 
 impl Peer {
-    /// A process that begins with what is on its disk.
-    pub fn start(
-        config: Config,
-        shared: &Shared,
-        slot: Slot,
-        disk: Disk,
-        contacts: Vec<Member>,
-        random: (u64, u64),
-        now: Time,
-    ) -> Self {
-        let me = shared.of_slot[slot.0 as usize];
-        let generation = disk.generation + 1;
-        let (instance, seed) = random;
-        let start = Start {
-            me,
-            generation,
-            instance,
-            description: Description { addresses: vec![address(slot)], ..Description::default() },
-            remembered: disk.members,
-            contacts,
-            seed,
-        };
-        let keys = StandIn(*shared.directory.name(me));
-        let machine = Machine::new(config, keys, start, &shared.directory, now);
-        Self {
-            machine,
-            generation,
-            events: Vec::new(),
-            orders: Vec::new(),
-            stopped: None,
-            connected: Vec::new(),
-            effects: Vec::new(),
-        }
-    }
-
-    /// What would be on its disk if it ended now.
-    pub fn disk(&self) -> Disk {
-        Disk { generation: self.generation, members: self.machine.members().clone() }
-    }
-
     fn slot_of(&self, shared: &Shared, member: Member) -> Slot {
         if let Some((_, slot)) = self.connected.iter().find(|(other, _)| *other == member) {
             return *slot;
@@ -203,6 +156,8 @@ impl Node for Peer {
             Happened::Refused(slot) => Input::Refused(member_at(slot)),
             Happened::Unanswered(slot) => Input::Unanswered(member_at(slot)),
             Happened::Reached(slot, reached) => Input::Reached(member_at(slot), reached),
+            // It sends none, and does not listen for any.
+            Happened::Datagram(..) => return,
             Happened::Message(slot, message) => {
                 if self.connected.iter().all(|(_, other)| *other != slot) {
                     return;
@@ -222,11 +177,96 @@ impl Node for Peer {
     }
 }
 
-/// A table of members that have all met, and a fact about each.
-pub(super) fn met(shared: &Shared, facts: impl Iterator<Item = (Member, Arc<Fact>)>) -> Members {
-    let mut members = Members::default();
-    for (member, fact) in facts {
-        members.merge(&shared.directory, member, &fact);
+impl Profile for Peer {
+    type Config = Config;
+    type Disk = Disk;
+    type Event = Event;
+
+    fn config() -> Config {
+        Config::lan()
     }
-    members
+
+    fn acquainted(shared: &Shared, instances: &[(Slot, u64)]) -> Disk {
+        let mut members = Members::default();
+        for (slot, instance) in instances {
+            let member = shared.of_slot[slot.0 as usize];
+            let name = *shared.directory.name(member);
+            let claims = Claims {
+                name,
+                version: Version { generation: 1, incarnation: 0 },
+                instance: *instance,
+                status: Status::Alive,
+                introducer: None,
+                addresses: vec![address(*slot)],
+                tags: Bytes::new(),
+                fill: 0,
+                rest: Bytes::new(),
+            };
+            let fact = Arc::new(Fact::Said(Record::sign(claims, &StandIn(name))));
+            members.merge(&shared.directory, member, &fact);
+        }
+        Disk { generation: 0, members }
+    }
+
+    fn start(config: Config, shared: &Shared, begin: Begin<Disk>) -> Self {
+        let Begin { slot, disk, contacts, instance, seed, now } = begin;
+        let me = shared.of_slot[slot.0 as usize];
+        let generation = disk.generation + 1;
+        let start = Start {
+            me,
+            generation,
+            instance,
+            description: description(slot, Bytes::new()),
+            remembered: disk.members,
+            contacts,
+            seed,
+        };
+        let keys = StandIn(*shared.directory.name(me));
+        let machine = Machine::new(config, keys, start, &shared.directory, now);
+        Self {
+            machine,
+            slot,
+            generation,
+            events: Vec::new(),
+            orders: Vec::new(),
+            stopped: None,
+            connected: Vec::new(),
+            effects: Vec::new(),
+        }
+    }
+
+    fn disk(&self) -> Disk {
+        Disk { generation: self.generation, members: self.machine.members().clone() }
+    }
+
+    fn order(&mut self, order: Order) {
+        self.orders.push(match order {
+            Order::Leave => Input::Leave,
+            Order::Describe(tag) => Input::Describe(description(self.slot, Bytes::copy_from_slice(&tag.to_le_bytes()))),
+        });
+    }
+
+    fn take_events(&mut self) -> Vec<Event> {
+        std::mem::take(&mut self.events)
+    }
+
+    fn change(event: &Event) -> Option<Change> {
+        let Event::Changed(member, fact) = event else { return None };
+        let state = match &**fact {
+            Fact::Down(_) => State::Down,
+            Fact::Said(record) if record.claims().status == Status::Left => State::Left,
+            Fact::Said(_) => State::Alive,
+        };
+        let Version { generation, incarnation } = fact.version();
+        Some(Change { member: *member, state, version: generation << 32 | u64::from(incarnation) })
+    }
+
+    fn state(&self, member: Member) -> Option<State> {
+        self.machine.state(member)
+    }
+
+    fn living(&self) -> impl Iterator<Item = Member> {
+        let living = self.machine.members().iter().filter(|(_, fact)| fact.is_live()).map(|(member, _)| member);
+        living.filter(|member| self.machine.state(*member) != Some(State::Down))
+    }
 }

@@ -130,7 +130,7 @@ fn halves_that_were_apart_come_together() {
 #[test]
 fn all_come_in_by_one() {
     for nodes in [2, 3, 10, 100] {
-        let mut cluster = Cluster::new(nodes, Config::lan(), Links::lan(), 1);
+        let mut cluster: Cluster = Cluster::new(nodes, Config::lan(), Links::lan(), 1);
         cluster.world.links.uplink = Some(12_500_000);
         (0..nodes as u32).for_each(|n| cluster.start(Slot(n), &[Slot(0)]));
         let took = cluster.run_until_agreed(seconds(5.0), |_, _| {});
@@ -164,7 +164,7 @@ fn whoever_leaves_has_left_for_everybody() {
     for seed in 0..5 {
         let mut cluster = formed(100, seed);
         let member = cluster.member(Slot(7));
-        cluster.leave(Slot(7));
+        cluster.order(Slot(7), Order::Leave);
         cluster.run(seconds(1.0), |_, event| {
             if let Event::Changed(who, fact) = event {
                 assert_eq!((who, fact.record().claims().status), (member, Status::Left));
@@ -228,7 +228,7 @@ fn whatever_happens_all_agree_in_the_end() {
     };
     let first = asked("P2P_MEMBERS_FIRST_SEED", 0);
     for seed in first..first + asked("P2P_MEMBERS_SEEDS", SEEDS) {
-        let verdict = random::run(seed);
+        let verdict = random::run(seed, &mut |_| {});
         assert!(
             verdict.violations.is_empty(),
             "P2P_MEMBERS_FIRST_SEED={seed} P2P_MEMBERS_SEEDS=1: {:#?}",

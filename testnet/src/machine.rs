@@ -24,7 +24,7 @@ pub struct Machine {
 
 impl Machine {
     /// This one, with the file system of a folder.
-    pub(super) fn here(dir: &Path) -> Self {
+    pub(crate) fn here(dir: &Path) -> Self {
         let uname = rustix::system::uname();
         let field = |file, name| field(&fs::read_to_string(file).unwrap_or_default(), name).unwrap_or_default();
         let memory = field("/proc/meminfo", "MemTotal");
@@ -41,7 +41,7 @@ impl Machine {
     }
 
     /// The same on one line.
-    pub(super) fn text(&self) -> String {
+    pub(crate) fn text(&self) -> String {
         let Self { cores, cpu, kernel, memory, filesystem } = self;
         let gib = *memory as f64 / f64::from(1 << 30);
         format!("{cores} cores, {cpu}, {kernel}, {gib:.1} GiB, {filesystem}")
@@ -49,20 +49,20 @@ impl Machine {
 }
 
 /// How many processes wanted to run in the last minute: what else the machine did.
-pub(super) fn load() -> f64 {
+pub(crate) fn load() -> f64 {
     let text = fs::read_to_string("/proc/loadavg").unwrap_or_default();
     text.split(' ').next().and_then(|word| word.parse().ok()).unwrap_or(f64::NAN)
 }
 
 /// The commit that the current folder stands at, marked where something was changed since.
-pub(super) fn commit() -> String {
+pub(crate) fn commit() -> String {
     let mut git = Command::new("git");
     git.args(["describe", "--always", "--dirty", "--abbrev=7", "--exclude=*"]);
     output(git).unwrap_or_else(|| "unknown".to_owned())
 }
 
 /// Today, in UTC.
-pub(super) fn date() -> String {
+pub(crate) fn date() -> String {
     let seconds = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs());
     let (year, month, day) = civil(seconds / 86_400);
     format!("{year:04}-{month:02}-{day:02}")

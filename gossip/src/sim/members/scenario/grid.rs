@@ -1,0 +1,70 @@
+//! Lifeguard's grid (Dadgar, Phillips, Currey 2018, section V): of 128 nodes some stand still together, go on together, and
+//! so on, for two minutes; 432 combinations of how many, for how long, and how long they go on between.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use rand::seq::IndexedRandom;
+
+use super::super::figures::Figures;
+use super::super::profile::Profile;
+use super::{Setup, seconds};
+use crate::sim::{Links, Slot};
+use crate::swim::{Member, State};
+
+const ANOMALOUS: [usize; 9] = [1, 4, 8, 12, 16, 20, 24, 28, ANOMALOUS_MAX];
+
+pub(super) const ANOMALOUS_MAX: usize = 32;
+
+const STALL_MS: [u64; 6] = [128, 512, 2048, 8192, 16_384, 32_768];
+
+const GAP_MS: [u64; 8] = [1, 4, 16, 64, 256, 1024, 4096, 16_384];
+
+/// How long each combination lasts, at least.
+const TIME: Duration = Duration::from_secs(120);
+
+pub(super) fn run<P: Profile>(setup: Setup) -> Figures {
+    let mut figures = Figures::default();
+    for (number, anomalous) in ANOMALOUS.into_iter().enumerate() {
+        for stall in STALL_MS {
+            for gap in GAP_MS {
+                let seed = setup.seed.wrapping_mul(1000).wrapping_add(number as u64) ^ stall << 32 ^ gap << 48;
+                let setup = Setup { seed, ..setup };
+                figures.merge(cell::<P>(setup, anomalous, Duration::from_millis(stall), Duration::from_millis(gap)));
+            }
+        }
+    }
+    figures
+}
+
+fn cell<P: Profile>(setup: Setup, anomalous: usize, stall: Duration, gap: Duration) -> Figures {
+    let mut cluster = setup.formed::<P>(Links::lan());
+    let running = cluster.running();
+    let ill: Vec<Slot> = running.choose_multiple(&mut cluster.rng, anomalous).copied().collect();
+    // Whether the subject stood still when it was first said, anywhere, that this record of it is down.
+    let mut rightly: BTreeMap<(Member, u64), bool> = BTreeMap::new();
+    let (mut at_ill, mut at_healthy, mut true_downs) = (0, 0, 0);
+    let end = cluster.world.now() + TIME;
+    while cluster.world.now() < end {
+        ill.iter().for_each(|slot| cluster.world.stall(*slot, stall));
+        cluster.run(stall + gap, |heard, event| {
+            let Some(change) = P::change(&event).filter(|change| change.state == State::Down) else { return };
+            let stands_still = || heard.world.is_stalled(heard.world.shared.slot_of[change.member.number() as usize]);
+            if *rightly.entry((change.member, change.version)).or_insert_with(stands_still) {
+                true_downs += 1;
+            } else if ill.contains(&heard.slot) {
+                at_ill += 1;
+            } else {
+                at_healthy += 1;
+            }
+        });
+    }
+    let mut figures = Figures { events: cluster.world.events(), ..Figures::default() };
+    figures.count("false downs", at_ill + at_healthy);
+    figures.count("false downs at healthy members", at_healthy);
+    figures.count("members falsely down", rightly.values().filter(|rightly| !**rightly).count());
+    figures.count("true downs", true_downs);
+    // The clock of whoever looks, not of a cluster.
+    figures.time("time under stalls", cluster.world.now().since(end.before(TIME)).max(seconds(0.0)));
+    figures
+}

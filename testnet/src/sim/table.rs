@@ -1,0 +1,370 @@
+//! The table: every scenario at its sizes, ours beside memberlist, held against targets. Each row that is done is kept in a file,
+//! so that a run that was stopped goes on where it was.
+
+use std::fmt::Write as _;
+use std::fs::{self, OpenOptions};
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use p2p_api::{Code, Problem};
+use p2p_gossip::sim::members::scenario::{Protocol, Scenario};
+use serde::{Deserialize, Serialize};
+
+use super::{Asked, Figure, Report};
+use crate::machine::{self, Machine};
+use crate::state::failed;
+use crate::{Result, report};
+
+/// What is wanted.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Where rows are kept.
+    pub file: PathBuf,
+}
+
+/// One row as it is kept.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct Row {
+    date: String,
+    commit: String,
+    /// What the simulated code is: rows of other code say nothing about this.
+    sources: String,
+    machine: String,
+    command: String,
+    figures: Report,
+}
+
+/// A scenario at a size, for one protocol: so many seeds, in rows of so many.
+struct Part {
+    scenario: Scenario,
+    nodes: usize,
+    seeds: u64,
+    seeds_a_row: u64,
+    /// Whether memberlist does it too.
+    beside: bool,
+}
+
+const fn part(scenario: Scenario, nodes: usize, seeds: u64) -> Part {
+    Part { scenario, nodes, seeds, seeds_a_row: seeds, beside: true }
+}
+
+/// All that is run, the quick first.
+const PARTS: [Part; 26] = [
+    part(Scenario::Idle, 1000, 1),
+    part(Scenario::Idle, 10_000, 1),
+    part(Scenario::Crash, 100, 10),
+    part(Scenario::Crash, 1000, 10),
+    part(Scenario::SilentCrash, 100, 25),
+    part(Scenario::SilentCrash, 1000, 25),
+    part(Scenario::SilentCrash, 10_000, 25),
+    part(Scenario::Facts, 100, 20),
+    part(Scenario::Facts, 1000, 10),
+    part(Scenario::Facts, 10_000, 4),
+    part(Scenario::Stall, 100, 100),
+    part(Scenario::Loss, 100, 10),
+    part(Scenario::Asymmetric, 1000, 10),
+    part(Scenario::Bootstrap, 2000, 4),
+    part(Scenario::MassRestart, 1000, 10),
+    part(Scenario::Leave, 1000, 4),
+    part(Scenario::Survivors, 2, 100),
+    part(Scenario::Survivors, 3, 100),
+    part(Scenario::Survivors, 10, 40),
+    part(Scenario::Survivors, 100, 20),
+    part(Scenario::Survivors, 1000, 2),
+    part(Scenario::Orphan, 100, 10),
+    part(Scenario::Heal, 4, 20),
+    part(Scenario::Heal, 1000, 100),
+    Part { seeds_a_row: 2, ..part(Scenario::Lifeguard, 128, 10) },
+    Part { seeds_a_row: 1000, beside: false, ..part(Scenario::Random, 0, 10_000) },
+];
+
+/// What of a figure is held against a target.
+#[derive(Clone, Copy)]
+enum Of {
+    Sum,
+    Median,
+    P99,
+    P999,
+    Max,
+}
+
+impl Of {
+    fn value(self, figure: &Figure) -> f64 {
+        match self {
+            Of::Sum => figure.sum,
+            Of::Median => figure.median,
+            Of::P99 => figure.p99,
+            Of::P999 => figure.p999,
+            Of::Max => figure.max,
+        }
+    }
+
+    fn word(self) -> &'static str {
+        match self {
+            Of::Sum => "",
+            Of::Median => "median",
+            Of::P99 => "p99",
+            Of::P999 => "p99.9",
+            Of::Max => "most",
+        }
+    }
+}
+
+/// A line of the table: a figure, and what it may be at most.
+struct Line {
+    scenario: Scenario,
+    nodes: usize,
+    figure: &'static str,
+    of: Of,
+    /// None: shown only.
+    most: Option<f64>,
+}
+
+const fn line(scenario: Scenario, nodes: usize, figure: &'static str, of: Of, most: Option<f64>) -> Line {
+    Line { scenario, nodes, figure, of, most }
+}
+
+const LINES: [Line; 62] = [
+    line(Scenario::Crash, 100, "down at every node", Of::P99, Some(0.5)),
+    line(Scenario::Crash, 1000, "down at every node", Of::P99, Some(0.5)),
+    line(Scenario::SilentCrash, 100, "down at every node", Of::Median, Some(3.3)),
+    line(Scenario::SilentCrash, 100, "down at every node", Of::P999, Some(5.0)),
+    line(Scenario::SilentCrash, 1000, "down at every node", Of::Median, Some(3.3)),
+    line(Scenario::SilentCrash, 1000, "down at every node", Of::P999, Some(5.0)),
+    line(Scenario::SilentCrash, 10_000, "down at every node", Of::Median, Some(3.3)),
+    line(Scenario::SilentCrash, 10_000, "down at every node", Of::P999, Some(5.0)),
+    line(Scenario::SilentCrash, 10_000, "not down everywhere", Of::Sum, Some(0.0)),
+    line(Scenario::Stall, 100, "stalls of 2 s", Of::Sum, None),
+    line(Scenario::Stall, 100, "downs in 2 s", Of::Sum, Some(0.0)),
+    line(Scenario::Stall, 100, "stalls of 8 s", Of::Sum, None),
+    line(Scenario::Stall, 100, "stalls of 8 s not down everywhere", Of::Sum, Some(0.0)),
+    line(Scenario::Stall, 100, "back after 8 s", Of::Max, Some(1.0)),
+    line(Scenario::Lifeguard, 128, "false downs", Of::Sum, Some(50.0)),
+    line(Scenario::Lifeguard, 128, "false downs at healthy members", Of::Sum, Some(0.0)),
+    line(Scenario::Lifeguard, 128, "members falsely down", Of::Sum, None),
+    line(Scenario::Lifeguard, 128, "true downs", Of::Sum, None),
+    line(Scenario::Asymmetric, 1000, "out after, 80% of what is sent lost", Of::Median, None),
+    line(Scenario::Asymmetric, 1000, "not out after 15 s, 80% of what is sent lost", Of::Sum, Some(0.0)),
+    line(Scenario::Asymmetric, 1000, "out after, 80% of what is received lost", Of::Median, None),
+    line(Scenario::Asymmetric, 1000, "not out after 15 s, 80% of what is received lost", Of::Sum, Some(0.0)),
+    line(Scenario::Asymmetric, 1000, "out after, deaf", Of::Median, None),
+    line(Scenario::Asymmetric, 1000, "not out after 15 s, deaf", Of::Sum, Some(0.0)),
+    line(Scenario::Asymmetric, 1000, "out after, mute", Of::Median, None),
+    line(Scenario::Asymmetric, 1000, "not out after 15 s, mute", Of::Sum, Some(0.0)),
+    line(Scenario::Asymmetric, 1000, "healthy members down", Of::Sum, Some(0.0)),
+    line(Scenario::Asymmetric, 1000, "times that one at fault came back", Of::Sum, None),
+    line(Scenario::Loss, 100, "downs", Of::Sum, Some(0.0)),
+    line(Scenario::Facts, 100, "heard by 99.99%", Of::Max, Some(0.18)),
+    line(Scenario::Facts, 1000, "heard by 99.99%", Of::Max, Some(0.25)),
+    line(Scenario::Facts, 10_000, "heard by 99.99%", Of::Max, Some(0.35)),
+    line(Scenario::Idle, 1000, "sent by a node", Of::Max, Some(600.0)),
+    line(Scenario::Idle, 1000, "connections of a node, at most", Of::Max, Some(16.0)),
+    line(Scenario::Idle, 1000, "changes", Of::Sum, Some(0.0)),
+    line(Scenario::Idle, 10_000, "sent by a node", Of::Max, None),
+    line(Scenario::Bootstrap, 2000, "views equal", Of::Max, Some(5.0)),
+    line(Scenario::Bootstrap, 2000, "sent by the seed", Of::Max, Some(20e6)),
+    line(Scenario::Bootstrap, 2000, "sent by any other, at most", Of::Max, None),
+    line(Scenario::Heal, 4, "views equal", Of::P99, Some(30.0)),
+    line(Scenario::Heal, 1000, "first contact", Of::P99, Some(10.0)),
+    line(Scenario::Heal, 1000, "views equal", Of::P99, Some(30.0)),
+    line(Scenario::Heal, 1000, "views never equal", Of::Sum, Some(0.0)),
+    line(Scenario::Heal, 1000, "sent by a node, at most", Of::Max, None),
+    line(Scenario::MassRestart, 1000, "views equal after the last start", Of::Max, Some(10.0)),
+    line(Scenario::MassRestart, 1000, "views never equal", Of::Sum, Some(0.0)),
+    line(Scenario::Leave, 1000, "left at every node", Of::Max, Some(0.5)),
+    line(Scenario::Leave, 1000, "taken for down", Of::Sum, Some(0.0)),
+    line(Scenario::Leave, 1000, "views right, of many who left and came back", Of::Max, None),
+    line(Scenario::Survivors, 2, "views right, of killed", Of::Max, None),
+    line(Scenario::Survivors, 2, "views right, of dark", Of::Max, None),
+    line(Scenario::Survivors, 2, "views never right", Of::Sum, Some(0.0)),
+    line(Scenario::Survivors, 3, "views right, of dark", Of::Max, None),
+    line(Scenario::Survivors, 3, "views never right", Of::Sum, Some(0.0)),
+    line(Scenario::Survivors, 10, "views never right", Of::Sum, Some(0.0)),
+    line(Scenario::Survivors, 100, "views right, of killed", Of::Max, None),
+    line(Scenario::Survivors, 100, "views right, of dark", Of::Max, None),
+    line(Scenario::Survivors, 100, "views never right", Of::Sum, Some(0.0)),
+    line(Scenario::Survivors, 1000, "views never right", Of::Sum, Some(0.0)),
+    line(Scenario::Orphan, 100, "views right, less a second", Of::Max, None),
+    line(Scenario::Orphan, 100, "views never right", Of::Sum, Some(0.0)),
+    line(Scenario::Random, 0, "seeds", Of::Sum, None),
+];
+
+/// All rows, and what they say.
+#[derive(Clone, Debug, Serialize)]
+pub struct Table {
+    /// The rows, those that were found and those that were run.
+    pub rows: Vec<Report>,
+    /// What the lines of the table say.
+    pub lines: Vec<Said>,
+    /// Things that should not have been, in all rows.
+    pub problems: usize,
+}
+
+/// One line of the table.
+#[derive(Clone, Debug, Serialize)]
+pub struct Said {
+    /// What was measured.
+    pub what: String,
+    /// Ours.
+    pub ours: Option<f64>,
+    /// Memberlist's.
+    pub memberlist: Option<f64>,
+    /// What ours may be at most.
+    pub target: Option<f64>,
+    /// Whether it is not more; None where there is no target.
+    pub met: Option<bool>,
+}
+
+/// Runs what is not there yet; `say` gets each row.
+///
+/// # Errors
+/// When the file cannot be read or written, or sources have changed that are not committed.
+pub async fn run(options: Options, say: fn(&str)) -> Result<Table> {
+    let sources = sources()?;
+    let kept = load(&options.file)?;
+    let mut rows = Vec::new();
+    for asked in plan()? {
+        let command = command(&asked);
+        if let Some(row) = kept.iter().find(|row| row.sources == sources && row.command == command) {
+            rows.push(row.figures.clone());
+            continue;
+        }
+        let figures = super::run(asked).await?;
+        say(figures.text().trim_end());
+        let (date, machine) = (machine::date(), Machine::here(Path::new(".")).text());
+        let row = Row { date, commit: machine::commit(), sources: sources.clone(), machine, command, figures };
+        keep(&options.file, &row)?;
+        rows.push(row.figures);
+    }
+    Ok(Table::of(rows))
+}
+
+fn plan() -> Result<Vec<Asked>> {
+    let mut plan = Vec::new();
+    for Part { scenario, nodes, seeds, seeds_a_row, beside } in PARTS {
+        let nodes = (nodes > 0).then_some(nodes);
+        for protocol in [Protocol::Ours, Protocol::Memberlist] {
+            if protocol == Protocol::Memberlist && !beside {
+                continue;
+            }
+            for first in (0..seeds).step_by(usize::try_from(seeds_a_row).unwrap_or(usize::MAX)) {
+                plan.push(Asked::new(scenario, protocol, nodes, first, seeds_a_row.min(seeds - first))?);
+            }
+        }
+    }
+    Ok(plan)
+}
+
+/// The command that makes one row.
+fn command(asked: &Asked) -> String {
+    let Asked { scenario, protocol, nodes, first_seed, seeds } = asked;
+    let nodes = if *scenario == Scenario::Random { String::new() } else { format!(" --nodes {nodes}") };
+    let (scenario, profile) = (scenario.word(), protocol.word());
+    format!(
+        "p2p-testnet sim members --scenario {scenario}{nodes} --profile {profile} --first-seed {first_seed} --seeds {seeds}"
+    )
+}
+
+/// What the sources of the simulated code hash to.
+fn sources() -> Result<String> {
+    let git = |args: &[&str]| {
+        let output = Command::new("git").args(args).stdin(Stdio::null()).output();
+        let output = output.map_err(|error| Problem::new(Code::Other, format!("git cannot be run: {error}")))?;
+        let text = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+        match output.status.success() {
+            true => Ok(text),
+            false => {
+                Err(Problem::new(Code::Usage, "this is not the top of the repository, whose sources rows are kept for"))
+            }
+        }
+    };
+    let tree = git(&["rev-parse", "HEAD:gossip/src"])?;
+    if !git(&["status", "--porcelain", "--", "gossip/src"])?.is_empty() {
+        return Err(Problem::new(
+            Code::Usage,
+            "gossip/src has changes that are not committed: rows could not be told apart",
+        )
+        .hint("Commit them, or run one scenario: p2p-testnet sim members --scenario NAME"));
+    }
+    Ok(tree.chars().take(12).collect())
+}
+
+/// Rows that are there; whatever else the file holds is somebody else's.
+fn load(path: &Path) -> Result<Vec<Row>> {
+    let text = match fs::read_to_string(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        read => read.map_err(|error| failed("the rows cannot be read", path, &error))?,
+    };
+    Ok(text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect())
+}
+
+fn keep(path: &Path, row: &Row) -> Result<()> {
+    // One write: a row is there whole or not at all.
+    let line = report::json(row)?;
+    let file = OpenOptions::new().create(true).append(true).open(path);
+    file.and_then(|mut file| file.write_all(line.as_bytes()))
+        .map_err(|error| failed("the row cannot be kept", path, &error))
+}
+
+impl Table {
+    fn of(rows: Vec<Report>) -> Self {
+        let value = |line: &Line, protocol: Protocol| {
+            let of_line = rows.iter().filter(|row| {
+                (&row.scenario[..], &row.profile[..], row.nodes) == (line.scenario.word(), protocol.word(), line.nodes)
+            });
+            let figures = of_line.flat_map(|row| row.figures.iter()).filter(|figure| figure.name == line.figure);
+            let values = figures.map(|figure| line.of.value(figure));
+            match line.of {
+                Of::Sum => values.reduce(|a, b| a + b),
+                // Only what is counted is spread over several rows.
+                Of::Median | Of::P99 | Of::P999 | Of::Max => values.reduce(f64::max),
+            }
+        };
+        let said = |line: &Line| {
+            let (ours, memberlist) = (value(line, Protocol::Ours), value(line, Protocol::Memberlist));
+            let at = if line.nodes == 0 { String::new() } else { format!(" at {}", line.nodes) };
+            let what = format!("{}{at}: {} {}", line.scenario.word(), line.figure, line.of.word());
+            // A figure that nobody has measured meets nothing.
+            let met = line.most.map(|most| ours.is_some_and(|ours| ours <= most));
+            Said { what: what.trim_end().to_owned(), ours, memberlist, target: line.most, met }
+        };
+        let lines = LINES.iter().map(said).collect();
+        let of_ours = rows.iter().filter(|row| row.profile == Protocol::Ours.word());
+        let problems = of_ours.map(|row| row.problems_count).sum();
+        Self { rows, lines, problems }
+    }
+
+    /// For people, as Markdown.
+    pub fn text(&self) -> String {
+        let number = |value: Option<f64>| match value {
+            None => "-".to_owned(),
+            Some(value) if value >= 1e6 => format!("{:.1}M", value / 1e6),
+            Some(value) if value.fract() == 0.0 => format!("{value}"),
+            Some(value) => format!("{value:.3}"),
+        };
+        let mut text = "| what | ours | memberlist | target | |\n|---|---|---|---|---|\n".to_owned();
+        for Said { what, ours, memberlist, target, met } in &self.lines {
+            let (ours, memberlist) = (number(*ours), number(*memberlist));
+            let target = target.map_or_else(String::new, |target| format!("<= {}", number(Some(target))));
+            let met = met.map_or("", |met| if met { "met" } else { "MISSED" });
+            // Writing to a string does not fail.
+            let _ = writeln!(text, "| {what} | {ours} | {memberlist} | {target} | {met} |");
+        }
+        let _ = writeln!(text, "\n{} things of ours were that should not have been", self.problems);
+        text
+    }
+
+    /// What the command ends with: a target that is missed is shown as such, and is no failure.
+    ///
+    /// # Errors
+    /// `integrity` when something was that should not have been.
+    pub fn verdict(&self) -> Result<()> {
+        match self.problems {
+            0 => Ok(()),
+            count => {
+                Err(Problem::new(Code::Integrity, format!("{count} times something was that should not have been")))
+            }
+        }
+    }
+}
