@@ -17,6 +17,7 @@ mod compare;
 mod config;
 mod connect;
 mod doubt;
+mod ed25519;
 mod fact;
 mod facts;
 mod heal;
@@ -38,12 +39,14 @@ mod verdict;
 mod testing;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use ::bytes::Bytes;
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
 
 pub use config::Config;
+pub use ed25519::Ed25519;
 pub use fact::{ACCUSATIONS_MAX, Accusation, Cause, Down, Fact, Precedence};
 pub use members::{BUCKETS, GARBAGE_MIN, MEMBERS_MAX, Members, Merged, Sums};
 pub use message::{BucketSet, DOUBTS_MAX, FACTS_LEN_MAX, HEADER_LEN, Message, Standing};
@@ -227,9 +230,26 @@ pub struct Counters {
     pub doubts_dropped: u64,
 }
 
+/// How much a machine keeps beside the members themselves; each has a bound of its own.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Sizes {
+    /// Connections, and wishes for some.
+    pub links: usize,
+    /// Members of which something is said.
+    pub cases: usize,
+    /// Questions for others that are under way.
+    pub inquiries: usize,
+    /// Members that somebody takes for down, and questions about them that were passed on.
+    pub doubts: usize,
+    /// Facts that wait to be passed on.
+    pub news: usize,
+}
+
 /// One call of the machine.
 struct At<'a> {
     now: Time,
+    /// By which the call comes later than it was asked for.
+    lag: Duration,
     directory: &'a mut Directory,
 }
 
@@ -272,7 +292,7 @@ impl<K: Keys> Machine<K> {
 
     /// Takes what happened; adds what to do, in order, to `effects`.
     pub fn handle(&mut self, directory: &mut Directory, input: Input, now: Time, effects: &mut Vec<Effect>) {
-        let at = &mut At { now, directory };
+        let at = &mut At { now, lag: now.since(self.deadline), directory };
         if self.own.has_stopped() {
             return;
         }
@@ -294,7 +314,8 @@ impl<K: Keys> Machine<K> {
         }
         self.watch_neighbours(at);
         self.send_news(at);
-        self.deadline = self.next_deadline();
+        // What is overdue already is no sign that this node stood still.
+        self.deadline = self.next_deadline().max(at.now);
         effects.append(&mut self.effects);
     }
 
@@ -417,6 +438,13 @@ impl<K: Keys> Machine<K> {
         &self.neighbours
     }
 
+    /// Whether this node takes a member's word on another's silence: it watches it, or has let it in.
+    pub fn may_accuse(&self, directory: &Directory, accuser: Member, subject: Member) -> bool {
+        self.members
+            .get(subject)
+            .is_some_and(|fact| verdict::may_accuse(directory, &self.members, accuser, fact.record()))
+    }
+
     /// Members it is connected to, each with whether it is watched.
     pub fn connections(&self) -> impl Iterator<Item = (Member, bool)> + '_ {
         self.links.iter().filter(|link| link.is_open()).map(|link| (link.member, link.is_watched()))
@@ -425,6 +453,17 @@ impl<K: Keys> Machine<K> {
     /// What was dropped or refused.
     pub fn counters(&self) -> Counters {
         self.counters
+    }
+
+    /// How much it keeps beside the members themselves.
+    pub fn sizes(&self) -> Sizes {
+        Sizes {
+            links: self.links.iter().count(),
+            cases: self.cases.len(),
+            inquiries: self.inquiries.len(),
+            doubts: self.doubts.len(),
+            news: self.news.len(),
+        }
     }
 
     fn send(&mut self, to: Member, message: Message) {

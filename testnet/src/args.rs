@@ -314,6 +314,12 @@ mod tests {
             "p2p-testnet torture",
             "p2p-testnet torture content --resume file --seed 1",
             "p2p-testnet torture content --cycles 0",
+            "p2p-testnet sim members",
+            "p2p-testnet sim members --scenario everything",
+            "p2p-testnet sim members --scenario idle --seeds 0",
+            "p2p-testnet sim members --scenario idle --table",
+            "p2p-testnet sim members --scenario idle --profile theirs",
+            "p2p-testnet sim members --table --trace",
         ];
         for line in lines {
             let (problem, json) = malformed(line);

@@ -156,7 +156,7 @@ async fn simulate(what: Sim, json: bool, say: Say) -> Result<(), Problem> {
     };
     let asked = sim::Asked::new(scenario, profile.0, nodes, first_seed, seeds)?;
     if trace {
-        return sim::trace(&asked, |line| report::print(line));
+        return sim::trace(&asked, report::print);
     }
     let report = sim::run(asked).await?;
     report::print(&if json { report::json(&report)? } else { report.text() })?;

@@ -316,3 +316,50 @@ pub fn trace(asked: &Asked, mut tell: impl FnMut(&str) -> Result<()>) -> Result<
         violations => Err(Problem::new(Code::Integrity, violations.join("\n"))),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_cannot_be_run_is_a_usage_problem() {
+        let asked = |scenario, protocol, nodes| Asked::new(scenario, protocol, nodes, 0, 1);
+        for (scenario, protocol, nodes) in [
+            (Scenario::Random, Protocol::Memberlist, None),
+            (Scenario::Random, Protocol::Ours, Some(5)),
+            (Scenario::Crash, Protocol::Ours, Some(1)),
+            (Scenario::Lifeguard, Protocol::Ours, Some(32)),
+            (Scenario::Idle, Protocol::Ours, Some(NODES_MAX + 1)),
+        ] {
+            let problem = asked(scenario, protocol, nodes).expect_err("not to be run");
+            assert_eq!(problem.code, Code::Usage, "{scenario:?} {protocol:?} {nodes:?}");
+        }
+        assert_eq!(
+            Asked::new(Scenario::Idle, Protocol::Ours, None, u64::MAX, 2).expect_err("too far").code,
+            Code::Usage
+        );
+        for scenario in Scenario::ALL {
+            asked(scenario, Protocol::Ours, None).expect("every scenario has a usual size");
+        }
+    }
+
+    #[tokio::test]
+    async fn the_same_seeds_come_to_the_same_whoever_runs_them() {
+        let asked = Asked::new(Scenario::SilentCrash, Protocol::Ours, Some(10), 3, 4).expect("sound");
+        let runs = [run(asked).await.expect("it runs"), run(asked).await.expect("it runs")];
+        assert_eq!(runs[0].figures, runs[1].figures);
+        assert_eq!((runs[0].events, runs[0].problems_count), (runs[1].events, 0));
+        assert!(runs[0].text().contains("down at every node"), "{}", runs[0].text());
+    }
+
+    #[test]
+    fn a_story_is_told_of_random_runs_alone_and_ends_where_nobody_listens() {
+        let asked = |scenario| Asked::new(scenario, Protocol::Ours, None, 1, 1).expect("sound");
+        assert_eq!(trace(&asked(Scenario::Idle), |_| Ok(())).expect_err("no story").code, Code::Usage);
+        let mut lines = 0;
+        trace(&asked(Scenario::Random), |_| Ok(lines += 1)).expect("nothing is wrong");
+        assert!(lines > 10, "{lines}");
+        let full = |_: &str| Err(Problem::new(Code::Other, "full"));
+        assert_eq!(trace(&asked(Scenario::Random), full).expect_err("nobody listens").code, Code::Other);
+    }
+}

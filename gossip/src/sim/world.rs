@@ -117,6 +117,8 @@ struct Place<N: Node> {
     /// Whether the machine itself is up: then it refuses where no process listens.
     up: bool,
     stalled_until: Option<Time>,
+    /// By which everything reaches the process late.
+    lag: Duration,
     backlog: VecDeque<Happened<N::Message>>,
     wake_at: Time,
     connections: Vec<(Slot, u32)>,
@@ -217,6 +219,7 @@ impl<N: Node> World<N> {
             node: None,
             up: true,
             stalled_until: None,
+            lag: Duration::ZERO,
             backlog: VecDeque::new(),
             wake_at: Time::NEVER,
             connections: Vec::new(),
@@ -325,6 +328,11 @@ impl<N: Node> World<N> {
         self.queue.push(until, Event::Resume(slot));
     }
 
+    /// Lets everything reach a process late from now on: its loop is slow.
+    pub fn slow(&mut self, slot: Slot, lag: Duration) {
+        self.places[slot.0 as usize].lag = lag;
+    }
+
     /// Lets through again what was held back where links are whole.
     pub fn links_changed(&mut self) {
         for connection in 0..self.connections.len() as u32 {
@@ -416,7 +424,7 @@ impl<N: Node> World<N> {
     fn arm(&mut self, slot: Slot) {
         let place = &mut self.places[slot.0 as usize];
         let Some(node) = &place.node else { return };
-        let deadline = node.deadline().max(self.now);
+        let deadline = node.deadline().max(self.now) + place.lag;
         if deadline < place.wake_at {
             place.wake_at = deadline;
             self.queue.push(deadline, Event::Wake(slot));

@@ -25,8 +25,8 @@ pub struct Config {
     pub helpers: usize,
     /// Accusers that saw a process end count together for so long.
     pub gone_time: Duration,
-    /// In so many of the last eight periods exchanges with a neighbour took too long before it is called unreliable.
-    pub missed_max: u32,
+    /// So many of the last eight exchanges with a neighbour took too long when it is called unreliable.
+    pub late_max: u32,
     /// Whoever was put out for being unreliable stays away for so long, and twice as long each time after.
     pub unreliable_time: Duration,
     /// Pause before a neighbour that could not be reached is dialed again.
@@ -60,7 +60,7 @@ impl Config {
             accusers: 3,
             helpers: 3,
             gone_time: Duration::from_secs(1),
-            missed_max: 6,
+            late_max: 5,
             unreliable_time: Duration::from_secs(120),
             redial_pause: Duration::from_secs(1),
             backstop_period: Duration::from_secs(30),

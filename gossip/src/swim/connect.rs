@@ -6,7 +6,7 @@ use std::time::Duration;
 use rand::Rng;
 
 use super::fact::Fact;
-use super::link::State;
+use super::link::{Lateness, State};
 use super::members::Merged;
 use super::message::Message;
 use super::name::{Keys, Member};
@@ -86,8 +86,7 @@ impl<K: Keys> Machine<K> {
         let slack = self.config.period + self.config.answer_max;
         let Some(link) = self.links.get_mut(member).filter(|link| link.is_met()) else { return };
         link.waiting = None;
-        link.missed = 0;
-        (link.counted_at, link.completed_at) = (at.now, at.now);
+        (link.lateness, link.completed_at) = (Lateness::anew(at.now), at.now);
         link.next = at.now + if link.first { phase } else { slack };
     }
 

@@ -10,6 +10,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use super::fact::{Fact, Precedence};
+use super::identity::Denied;
 use super::members::Merged;
 use super::message::DOUBTS_MAX;
 use super::name::{Keys, Member};
@@ -43,6 +44,10 @@ struct Doubt {
 impl Doubts {
     pub(super) fn due(&self) -> Time {
         if self.to_ask.is_empty() { self.due.unwrap_or(Time::NEVER) } else { Time::default() }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.open.len() + self.asked_order.len()
     }
 
     /// Something at least as new is known.
@@ -97,7 +102,7 @@ impl<K: Keys> Machine<K> {
         for (member, version) in members.into_iter().take(DOUBTS_MAX) {
             if member == self.me {
                 if version == self.own.record().version() && !self.own.is_leaving() {
-                    self.deny(at, false);
+                    self.deny(at, Denied::Doubt);
                 }
                 continue;
             }

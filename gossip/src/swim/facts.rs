@@ -20,6 +20,10 @@ pub(super) struct News {
 }
 
 impl News {
+    pub(super) fn len(&self) -> usize {
+        self.waiting.len()
+    }
+
     pub(super) fn due(&self) -> Time {
         self.flush_at.unwrap_or(Time::NEVER)
     }
@@ -171,12 +175,15 @@ impl<K: Keys> Machine<K> {
         let (left, rest): (Vec<_>, Vec<_>) =
             waiting.into_iter().partition(|(fact, _)| fact.record().claims().status == Status::Left);
         let waiting = [left, rest].concat();
-        // A newcomer hears news from those who watch it: whoever lets in many would tell each of all others.
-        let told = |link: &&super::link::Link| link.is_met() && (link.ring || !link.guest);
-        let told: Vec<Member> = self.links.iter().filter(told).map(|link| link.member).collect();
-        for link in told {
-            let news = waiting.iter().filter(|(_, from)| *from != Some(link)).map(|(fact, _)| fact.clone());
-            for part in in_parts(news.collect()) {
+        let me = *at.directory.name(self.me);
+        let told: Vec<(Member, bool)> =
+            self.links.iter().filter(|link| link.is_met()).map(|link| (link.member, link.ring)).collect();
+        for (link, ring) in told {
+            // Others hear news from those who watch them, or a member that lets in many would tell each of all the others. What
+            // this node says of itself everybody hears who came to ask it.
+            let is_due = |fact: &Fact| ring || *fact.subject() == me;
+            let news = waiting.iter().filter(|(fact, from)| *from != Some(link) && is_due(fact));
+            for part in in_parts(news.map(|(fact, _)| fact.clone()).collect()) {
                 self.send(link, Message::News(part));
             }
         }

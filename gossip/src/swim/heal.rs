@@ -55,10 +55,10 @@ impl<K: Keys> Machine<K> {
         let strangers = contacts.filter(|member| *member != self.me && !self.members.is_live(*member));
         let down = self.members.garbage().filter(down).chain(strangers).choose(&mut self.rng);
         // Whoever is isolated has put nobody down, and knows only that nobody answers.
-        let silent = self.health.is_isolated().then(|| {
-            let living = self.members.iter().filter(|(_, fact)| fact.is_live()).map(|(member, _)| member);
-            living.filter(|member| *member != self.me).choose(&mut self.rng)
-        });
+        let silent = self
+            .health
+            .is_isolated()
+            .then(|| self.members.living().filter(|member| *member != self.me).choose(&mut self.rng));
         if let Some(member) = down.or(silent.flatten()) {
             let (number, digest) = (self.number(), self.members.digest());
             self.send_or_dial(at, member, Message::Ping(number, digest, true));
@@ -66,8 +66,8 @@ impl<K: Keys> Machine<K> {
     }
 
     fn talk_to_anybody(&mut self, at: &mut At) {
-        let living = self.members.iter().filter(|(_, fact)| fact.is_live()).map(|(member, _)| member);
-        let others = living.filter(|member| *member != self.me && self.neighbours.binary_search(member).is_err());
+        let others =
+            self.members.living().filter(|member| *member != self.me && self.neighbours.binary_search(member).is_err());
         if let Some(member) = others.choose(&mut self.rng) {
             let (number, digest) = (self.number(), self.members.digest());
             self.send_or_dial(at, member, Message::Ping(number, digest, true));

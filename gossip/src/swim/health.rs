@@ -7,12 +7,19 @@ use rand::rngs::SmallRng;
 use rand::seq::IteratorRandom;
 
 use super::config::Config;
+use super::link::Lateness;
 use super::name::{Keys, Member};
 use super::time::Time;
 use super::{At, Event, Machine, Message};
 
 /// Worst score. Each step stretches this node's timers by a quarter, to three times their length.
 const SCORE_MAX: u8 = 8;
+
+/// By which a node's timers are longer at most.
+const STRETCH_MAX: f32 = 3.0;
+
+/// With fewer neighbours nobody can say what is usual.
+const PACE_LINKS_MIN: usize = 3;
 
 /// Members that are asked by whoever hears from fewer than half of its neighbours.
 const STRANGERS: usize = 8;
@@ -26,6 +33,9 @@ pub(super) struct Health {
     vouched_at: Option<Time>,
     isolated: bool,
     trust_time: Duration,
+    /// What answers of most neighbours hardly ever take longer than; None where there are too few to tell.
+    pace: Option<Duration>,
+    pace_stretch: f32,
 }
 
 impl Health {
@@ -37,6 +47,8 @@ impl Health {
             vouched_at: None,
             isolated: false,
             trust_time: config.period * 2,
+            pace: None,
+            pace_stretch: 1.0,
         }
     }
 
@@ -52,9 +64,22 @@ impl Health {
         self.score = self.score.saturating_sub(1);
     }
 
-    /// By which this node's own timers are longer.
+    /// By which this node's own timers are longer: because it has reason to doubt itself, or because answers take long from
+    /// almost everybody.
     pub(super) fn stretch(&self) -> f32 {
-        1.0 + 0.25 * f32::from(self.score)
+        (1.0 + 0.25 * f32::from(self.score)).max(self.pace_stretch)
+    }
+
+    /// An exchange that takes longer than this is late. Where everybody takes long, nobody is.
+    pub(super) fn late_after(&self, config: &Config) -> Duration {
+        self.pace.map_or(config.answer_max * 2, |pace| config.answer_min.max(pace * 2))
+    }
+
+    fn set_pace(&mut self, mut times: Vec<Duration>, config: &Config) {
+        times.sort_unstable();
+        self.pace = (times.len() >= PACE_LINKS_MIN).then(|| times[times.len() / 2]);
+        let pace = self.pace.unwrap_or_default().as_secs_f32();
+        self.pace_stretch = (pace / config.answer_min.as_secs_f32()).clamp(1.0, STRETCH_MAX);
     }
 
     pub(super) fn is_isolated(&self) -> bool {
@@ -70,7 +95,7 @@ impl Health {
 impl<K: Keys> Machine<K> {
     /// Notices that it was called later than it asked for: what it missed meanwhile says nothing of others.
     pub(super) fn notice_stall(&mut self, at: &mut At) {
-        if at.now.since(self.deadline) < self.config.stall_min {
+        if at.lag < self.config.stall_min {
             return;
         }
         self.health.worse();
@@ -89,8 +114,11 @@ impl<K: Keys> Machine<K> {
                 missing.judge_at = at.now + config.answer_max + config.help_time;
             }
             link.refused_at = None;
+            if link.failing_since != Time::NEVER {
+                link.failing_since = at.now;
+            }
             link.answered = true;
-            link.completed_at = at.now;
+            (link.lateness, link.completed_at) = (Lateness::anew(at.now), at.now);
         }
         self.health.check_at = self.health.check_at.max(at.now + period);
         self.deadline = at.now;
@@ -114,6 +142,8 @@ impl<K: Keys> Machine<K> {
         };
         let heard = self.neighbours.iter().filter(is_heard).count();
         let is_cut = heard * 2 < self.neighbours.len();
+        let times = self.links.iter().filter(|link| link.ring && link.is_met()).map(|link| link.answer_times.most());
+        self.health.set_pace(times.collect(), &self.config);
         let trust_time = self.health.trust_time;
         self.health.vouched_at =
             self.health.vouched_at.filter(|vouched| is_cut && at.now.since(*vouched) <= trust_time);
@@ -141,8 +171,7 @@ impl<K: Keys> Machine<K> {
 
     /// Whether it is this node that is cut off shows in whether anybody else hears it. False where there is nobody to ask.
     fn ask_strangers(&mut self, at: &mut At) -> bool {
-        let living = self.members.iter().filter(|(_, fact)| fact.is_live()).map(|(member, _)| member);
-        let others = living.filter(|member| *member != self.me && !self.neighbours.contains(member));
+        let others = self.members.living().filter(|member| *member != self.me && !self.neighbours.contains(member));
         let strangers = others.choose_multiple(&mut self.rng, STRANGERS);
         for stranger in &strangers {
             let (number, digest) = (self.number(), self.members.digest());

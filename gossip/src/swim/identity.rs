@@ -15,6 +15,20 @@ const LEAVE_TIME_MAX: std::time::Duration = std::time::Duration::from_secs(3);
 /// Everybody hears each denial, so whoever doubts this node over and over gets no more than one in this time.
 const DENIAL_PAUSE: std::time::Duration = std::time::Duration::from_millis(200);
 
+/// Times in [`Config::unreliable_time`] that a node is accused before it stays away.
+const FLAPS_MAX: usize = 3;
+
+/// What a node denies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Denied {
+    /// Somebody wonders whether it is down.
+    Doubt,
+    /// Others find it silent, and have put it down or are about to.
+    Down,
+    /// Others have put it down for answering too late too often.
+    Unreliable,
+}
+
 /// A node's own record, and where it stands with others that use its key.
 pub(super) struct Own {
     record: Arc<Record>,
@@ -27,8 +41,8 @@ pub(super) struct Own {
     denies_again: bool,
     /// When it last stood still, which explains that others took it for down.
     stood_still_at: Option<Time>,
-    /// When it was last taken for down without having stood still.
-    down_at: Option<Time>,
+    /// When it last had reason to deny that it is down without having stood still, the latest last.
+    accused_at: [Option<Time>; FLAPS_MAX],
     /// Until then it does not deny that it is down: it is not reliable.
     put_out_until: Option<Time>,
     times_put_out: u32,
@@ -58,7 +72,7 @@ impl Own {
             denied_at: None,
             denies_again: false,
             stood_still_at: None,
-            down_at: None,
+            accused_at: [None; FLAPS_MAX],
             put_out_until: None,
             times_put_out: 0,
             leaves_at: None,
@@ -82,13 +96,17 @@ impl Own {
         self.stood_still_at = Some(now);
     }
 
-    /// It is down for others; whether it should stay away for a while, being unreliable.
+    /// It is down for others, or about to be; whether that has come so often that it should stay away for a while, being
+    /// unreliable in a way that it does not see itself.
     fn is_flapping(&mut self, now: Time, config: &Config) -> bool {
         let is_recent = |at: Option<Time>, time| at.is_some_and(|at| now.since(at) <= time);
         if is_recent(self.stood_still_at, config.long) {
             return false;
         }
-        is_recent(self.down_at.replace(now), config.unreliable_time)
+        self.accused_at.rotate_left(1);
+        let [.., last] = &mut self.accused_at;
+        *last = Some(now);
+        self.accused_at.into_iter().all(|at| is_recent(at, config.unreliable_time))
     }
 
     /// Whether it stays away because it was found unreliable.
@@ -147,9 +165,7 @@ impl<K: Keys> Machine<K> {
             Fact::Down(down) if fact.version() >= own.version && !self.own.is_leaving() => {
                 let is_unreliable = |cause| cause == Cause::Unreliable;
                 let put_out = down.accusations().iter().any(|accusation| is_unreliable(accusation.cause));
-                let is_away = self.own.is_put_out();
-                let put_out = put_out || !is_away && self.own.is_flapping(at.now, &self.config);
-                self.deny(at, put_out);
+                self.deny(at, if put_out { Denied::Unreliable } else { Denied::Down });
             }
             _ if fact.version() < own.version => {
                 let newest = Arc::new(Fact::Said(self.own.record.clone()));
@@ -160,19 +176,27 @@ impl<K: Keys> Machine<K> {
     }
 
     /// Says that it is alive, unless it was found unreliable: then it stays away for a while, lest it come and go for ever.
-    pub(super) fn deny(&mut self, at: &mut At, put_out: bool) {
+    pub(super) fn deny(&mut self, at: &mut At, what: Denied) {
         if self.own.put_out_until.is_some() {
             return;
         }
+        let is_soon = self.own.denied_at.is_some_and(|denied_at| at.now.since(denied_at) < DENIAL_PAUSE);
+        if is_soon && what != Denied::Unreliable {
+            self.own.denies_again = true;
+            return;
+        }
+        let put_out = match what {
+            // Anybody may ask.
+            Denied::Doubt => false,
+            Denied::Down => self.own.is_flapping(at.now, &self.config),
+            Denied::Unreliable => true,
+        };
         if put_out {
             let time = self.config.unreliable_time.saturating_mul(1 << self.own.times_put_out.min(6));
             self.own.times_put_out += 1;
+            self.own.accused_at = Default::default();
             self.own.put_out_until = Some(at.now + time);
             return self.event(Event::PutOut);
-        }
-        if self.own.denied_at.is_some_and(|denied_at| at.now.since(denied_at) < DENIAL_PAUSE) {
-            self.own.denies_again = true;
-            return;
         }
         (self.own.denied_at, self.own.denies_again) = (Some(at.now), false);
         self.health.worse();
@@ -224,11 +248,11 @@ impl<K: Keys> Machine<K> {
     pub(super) fn leave_on_time(&mut self, at: &mut At) {
         if self.own.put_out_until.is_some_and(|until| until <= at.now) {
             self.own.put_out_until = None;
-            self.deny(at, false);
+            self.deny(at, Denied::Doubt);
         }
         let denied_at = self.own.denied_at.filter(|_| self.own.denies_again);
         if denied_at.is_some_and(|denied_at| denied_at + DENIAL_PAUSE <= at.now) && !self.own.is_leaving() {
-            self.deny(at, false);
+            self.deny(at, Denied::Doubt);
         }
         if self.own.leaves_at.is_some_and(|leaves_at| leaves_at <= at.now) {
             self.own.stopped = true;

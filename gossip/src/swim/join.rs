@@ -109,9 +109,8 @@ impl<K: Keys> Machine<K> {
 
     /// Tells a newcomer of some others.
     pub(super) fn tell_some(&mut self, to: Member) {
-        let living = self.members.iter().filter(|(member, fact)| fact.is_live() && *member != to);
-        let some = living.choose_multiple(&mut self.rng, TOLD);
-        let some: Vec<Arc<Fact>> = some.into_iter().map(|(_, fact)| fact.clone()).collect();
+        let some = self.members.living().filter(|member| *member != to).choose_multiple(&mut self.rng, TOLD);
+        let some: Vec<Arc<Fact>> = some.into_iter().filter_map(|member| self.members.get(member).cloned()).collect();
         self.send(to, Message::Known(some));
     }
 

@@ -43,13 +43,10 @@ pub(super) struct Link {
     /// When this side is to ask next, or by when it should have been asked.
     pub(super) next: Time,
     pub(super) missing: Option<Missing>,
-    /// A bit for each of the last periods, the last in front: whether exchanges took much longer than they should.
-    pub(super) missed: u8,
-    /// When that was last taken down.
-    pub(super) counted_at: Time,
+    pub(super) lateness: Lateness,
     /// When an exchange last came to its end.
     pub(super) completed_at: Time,
-    /// Whether the last question was answered in time.
+    /// Whether this side's last question was answered in time.
     pub(super) answered: bool,
     pub(super) differs_since: Option<Time>,
     /// A dial was refused then, and nothing is said of it yet.
@@ -108,8 +105,7 @@ impl Link {
             asked: None,
             next: Time::NEVER,
             missing: None,
-            missed: 0,
-            counted_at: Time::NEVER,
+            lateness: Lateness::default(),
             completed_at: Time::default(),
             answered: true,
             differs_since: None,
@@ -148,13 +144,17 @@ impl Link {
         watched.min(judged).min(ended)
     }
 
-    /// Takes down once a period whether the last exchange that came to its end did so too long ago: half a period beside the
-    /// one that passes from each to the next.
-    pub(super) fn count(&mut self, now: Time, period: Duration) {
-        if now.since(self.counted_at) >= period {
-            self.counted_at = now;
-            self.missed = self.missed << 1 | u8::from(now.since(self.completed_at) > period * 3 / 2);
-        }
+    /// Whether an answer is late at this moment, on either side as far as that is known: whoever asks says soon that it was
+    /// answered again.
+    pub(super) fn is_late(&self, now: Time, late_after: Duration, config: &Config) -> bool {
+        let is_asked = self.asked.is_some_and(|(_, sent)| now.since(sent) > late_after);
+        let is_told = !self.first && self.lateness.is_late_since(now.before(config.period * 3 / 10));
+        self.missing.is_some() || is_asked || is_told
+    }
+
+    /// When the next exchange is to begin after one that has come to its end: soon where many were late of late.
+    pub(super) fn pause(&self, config: &Config) -> Duration {
+        if self.lateness.count() >= 2 { config.period / 4 } else { config.period }
     }
 
     /// The connection is gone, and with it what was under way on it.
@@ -166,6 +166,47 @@ impl Link {
         self.asked = None;
         self.next = Time::NEVER;
         self.differs_since = None;
+    }
+}
+
+/// Which of the last eight exchanges took longer than they should, the last in front.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Lateness {
+    bits: u8,
+    noted_at: Time,
+}
+
+impl Lateness {
+    /// From now on.
+    pub(super) fn anew(now: Time) -> Self {
+        Self { bits: 0, noted_at: now }
+    }
+
+    /// How many were late.
+    pub(super) fn count(self) -> u32 {
+        self.bits.count_ones()
+    }
+
+    /// Whether the last was late, and no other came to its end since then.
+    fn is_late_since(self, then: Time) -> bool {
+        self.bits & 1 == 1 && self.noted_at <= then
+    }
+
+    /// An exchange came to its end, or the other side has said how its own did. One that is late is told of by several
+    /// questions, and counts once in half a period.
+    pub(super) fn note(&mut self, now: Time, late: bool, period: Duration) {
+        if late && now.since(self.noted_at) < period / 2 {
+            return;
+        }
+        (self.bits, self.noted_at) = (self.bits << 1 | u8::from(late), now);
+    }
+
+    /// None has come to its end for longer than they should take, with the period that passes from each to the next: counts
+    /// once a period.
+    pub(super) fn note_silence(&mut self, now: Time, completed_at: Time, period: Duration) {
+        if now.since(completed_at) > period * 3 / 2 && now.since(self.noted_at) >= period {
+            self.note(now, true, period);
+        }
     }
 }
 
@@ -186,9 +227,14 @@ impl AnswerTimes {
         self.mean = self.mean * 7 / 8 + took / 8;
     }
 
+    /// What hardly any takes longer than.
+    pub(super) fn most(&self) -> Duration {
+        self.mean + 4 * self.deviation
+    }
+
     /// How long to wait for one.
     pub(super) fn limit(&self, config: &Config) -> Duration {
-        (self.mean + 4 * self.deviation).clamp(config.answer_min, config.answer_max)
+        self.most().clamp(config.answer_min, config.answer_max)
     }
 }
 

@@ -26,6 +26,8 @@ pub const GARBAGE_MIN: usize = 1024;
 #[derive(Clone)]
 pub struct Members {
     facts: Vec<Option<Arc<Fact>>>,
+    /// A bit for each of those who are here: asked far more often than the facts themselves.
+    here: Vec<u64>,
     sums: Sums,
     digest: u64,
     live: usize,
@@ -47,7 +49,15 @@ pub enum Merged {
 
 impl Default for Members {
     fn default() -> Self {
-        Self { facts: Vec::new(), sums: Box::new([0; BUCKETS]), digest: 0, live: 0, known: 0, garbage: VecDeque::new() }
+        Self {
+            facts: Vec::new(),
+            here: Vec::new(),
+            sums: Box::new([0; BUCKETS]),
+            digest: 0,
+            live: 0,
+            known: 0,
+            garbage: VecDeque::new(),
+        }
     }
 }
 
@@ -64,7 +74,20 @@ impl Members {
 
     /// Whether a member is here, as far as this node knows.
     pub fn is_live(&self, member: Member) -> bool {
-        self.get(member).is_some_and(|fact| fact.is_live())
+        let word = self.here.get(member.index() / 64);
+        word.is_some_and(|word| word >> (member.index() % 64) & 1 == 1)
+    }
+
+    /// Those who are here, as far as this node knows, in the order of the directory.
+    pub fn living(&self) -> impl Iterator<Item = Member> + '_ {
+        self.here.iter().zip(0_u32..).flat_map(|(word, at)| {
+            let mut left = *word;
+            std::iter::from_fn(move || {
+                let bit = (left != 0).then(|| left.trailing_zeros())?;
+                left &= left - 1;
+                Some(Member(at * 64 + bit))
+            })
+        })
     }
 
     /// Members that are here, this one included.
@@ -103,10 +126,13 @@ impl Members {
         }
         if self.facts.len() <= member.index() {
             self.facts.resize(member.index() + 1, None);
+            self.here.resize(member.index() / 64 + 1, 0);
         }
         let before = self.facts[member.index()].replace(fact.clone());
         self.known += usize::from(before.is_none());
-        let was_live = before.as_ref().is_some_and(|fact| fact.is_live());
+        let was_live = self.is_live(member);
+        let (word, bit) = (member.index() / 64, 1_u64 << (member.index() % 64));
+        self.here[word] = if fact.is_live() { self.here[word] | bit } else { self.here[word] & !bit };
         let bucket = bucket(directory, member);
         if let Some(before) = before.filter(|_| was_live) {
             self.add(bucket, weight(&before).wrapping_neg());

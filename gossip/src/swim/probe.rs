@@ -53,8 +53,12 @@ impl<K: Keys> Machine<K> {
     }
 
     pub(super) fn on_ping(&mut self, at: &mut At, from: Member, number: u32, digest: u64, answered: bool) {
-        let config = self.config;
+        let (config, stretch) = (self.config, self.health.stretch());
         let Some(link) = self.links.get_mut(from) else { return };
+        if link.is_watched() && (!link.first || !answered) {
+            // Whoever begins the exchanges sees for itself what comes in time.
+            link.lateness.note(at.now, !answered, config.period.mul_f32(stretch));
+        }
         if link.is_watched() && !link.first {
             if answered {
                 link.completed_at = at.now;
@@ -71,17 +75,21 @@ impl<K: Keys> Machine<K> {
 
     pub(super) fn on_ack(&mut self, at: &mut At, from: Member, number: u32, digest: u64) {
         let config = self.config;
+        let (late_after, stretch) = (self.health.late_after(&config), self.health.stretch());
         let Some(link) = self.links.get_mut(from) else { return };
         // Late is not never.
-        (link.completed_at, link.answered) = (at.now, true);
+        link.completed_at = at.now;
         if let Some((_, sent)) = link.asked.filter(|(asked, _)| *asked == number) {
+            let took = at.now.since(sent);
             link.asked = None;
-            link.answer_times.add(at.now.since(sent));
+            link.answered = took <= late_after;
+            link.lateness.note(at.now, !link.answered, config.period.mul_f32(stretch));
+            link.answer_times.add(took);
         }
         let Some(waiting) = link.waiting.filter(|waiting| waiting.number == number) else { return };
         link.waiting = None;
         if link.first {
-            link.next = link.next.min(at.now + config.period);
+            link.next = link.next.min(at.now + link.pause(&config));
         } else {
             link.next = at.now + config.period + link.answer_times.limit(&config);
         }
@@ -101,13 +109,13 @@ impl<K: Keys> Machine<K> {
         }
     }
 
-    /// A period is over with those neighbours with which it is.
+    /// Looks for neighbours with which exchanges take too long too often.
     fn count_exchanges(&mut self, at: &mut At) {
-        let (period, missed_max) = (self.config.period, self.config.missed_max);
+        let (period, late_max) = (self.config.period.mul_f32(self.health.stretch()), self.config.late_max);
         let mut unreliable = Vec::new();
         for link in self.links.iter_mut().filter(|link| link.ring && link.is_met()) {
-            link.count(at.now, period);
-            if link.missed.count_ones() >= missed_max {
+            link.lateness.note_silence(at.now, link.completed_at, period);
+            if link.lateness.count() >= late_max {
                 unreliable.push(link.member);
             }
         }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use rand::seq::SliceRandom;
 
 use super::fact::{Accusation, Cause};
+use super::identity::Denied;
 use super::name::{Keys, Member};
 use super::record::Version;
 use super::time::Time;
@@ -18,13 +19,31 @@ const CASES_MAX: usize = 1024;
 /// That a member is not reliable counts for so long after it was said.
 pub(super) const UNRELIABLE_WORD_TIME: Duration = Duration::from_secs(4);
 
+/// That a member is silent counts for so long after it was last said: longer than the half period in which it is said again,
+/// with what may be lost on the way once.
+pub(super) const SILENT_WORD_TIME: Duration = Duration::from_millis(1500);
+
 /// After so many long times one of those who should watch a member and never met it is enough: of the others there may be
 /// nobody left.
 const LONG_UNMET: u32 = 3;
 
+/// Where something is said of others, a node looks at the clock so often, so that it does not miss that it stands still itself.
+const WATCH_PERIOD: Duration = Duration::from_millis(100);
+
+/// Whoever is later than this may have stood still without noticing it, and calls nobody else late.
+const LAG_MAX: Duration = Duration::from_millis(50);
+
 /// What is said of each.
-#[derive(Default)]
-pub(super) struct Cases(BTreeMap<Member, Case>);
+pub(super) struct Cases {
+    of: BTreeMap<Member, Case>,
+    watch_at: Time,
+}
+
+impl Default for Cases {
+    fn default() -> Self {
+        Self { of: BTreeMap::new(), watch_at: Time::NEVER }
+    }
+}
 
 pub(super) struct Case {
     pub(super) version: Version,
@@ -40,45 +59,56 @@ pub(super) struct Word {
     /// When the first answer that it missed was due, by this node's clock; not before that, at any rate.
     pub(super) missed_at: Time,
     pub(super) came_at: Time,
-    /// When this node last passed it on.
-    said_at: Time,
+    /// When it was last said: it holds only while it is said again and again.
+    pub(super) said_at: Time,
 }
 
 impl Cases {
     pub(super) fn due(&self) -> Time {
-        self.0.values().map(|case| case.judge_at).min().unwrap_or(Time::NEVER)
+        self.of.values().map(|case| case.judge_at).min().unwrap_or(Time::NEVER).min(self.watch_at)
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.of.len()
     }
 
     /// Whether what is said of a member is about an earlier record than this.
     pub(super) fn is_older(&self, member: Member, version: Version) -> bool {
-        self.0.get(&member).is_some_and(|case| case.version < version)
+        self.of.get(&member).is_some_and(|case| case.version < version)
     }
 
     /// Whether a member has said so, or more.
     fn has(&self, subject: Member, accuser: Member, cause: Cause) -> bool {
         let says = |word: &Word| word.accuser == accuser && says_as_much(word.accusation.cause, cause);
-        self.0.get(&subject).is_some_and(|case| case.words.iter().any(says))
+        self.of.get(&subject).is_some_and(|case| case.words.iter().any(says))
     }
 
     /// Whether somebody's words were last said so long ago; from now on they are said again.
     fn is_due_again(&mut self, subject: Member, accuser: Member, now: Time, pause: Duration) -> bool {
-        let words = self.0.get_mut(&subject).into_iter().flat_map(|case| case.words.iter_mut());
+        let words = self.of.get_mut(&subject).into_iter().flat_map(|case| case.words.iter_mut());
         let mut due = words.filter(|word| word.accuser == accuser && now.since(word.said_at) >= pause).peekable();
         let is_due = due.peek().is_some();
         due.for_each(|word| word.said_at = now);
         is_due
     }
 
+    /// Somebody's words were heard again.
+    fn is_said_again(&mut self, subject: Member, accuser: Member, now: Time) {
+        let words = self.of.get_mut(&subject).into_iter().flat_map(|case| case.words.iter_mut());
+        words.filter(|word| word.accuser == accuser).for_each(|word| word.said_at = now);
+    }
+
     fn has_any(&self, subject: Member, accuser: Member) -> bool {
-        self.0.get(&subject).is_some_and(|case| case.words.iter().any(|word| word.accuser == accuser))
+        self.of.get(&subject).is_some_and(|case| case.words.iter().any(|word| word.accuser == accuser))
     }
 
     /// Takes a word down; whether it says more than the last of the same accuser.
     fn add(&mut self, subject: Member, version: Version, word: Word) -> bool {
-        if !self.0.contains_key(&subject) && self.0.len() >= CASES_MAX {
+        self.watch_at = self.watch_at.min(word.came_at + WATCH_PERIOD);
+        if !self.of.contains_key(&subject) && self.of.len() >= CASES_MAX {
             return false;
         }
-        let case = self.0.entry(subject).or_insert_with(|| Case { version, words: Vec::new(), judge_at: Time::NEVER });
+        let case = self.of.entry(subject).or_insert_with(|| Case { version, words: Vec::new(), judge_at: Time::NEVER });
         if case.version != version {
             *case = Case { version, words: Vec::new(), judge_at: Time::NEVER };
         }
@@ -123,7 +153,7 @@ impl<K: Keys> Machine<K> {
     }
 
     pub(super) fn close_case(&mut self, member: Member) {
-        self.cases.0.remove(&member);
+        self.cases.of.remove(&member);
         if let Some(missing) = self.links.get_mut(member).and_then(|link| link.missing.as_mut())
             && std::mem::take(&mut missing.suspected)
         {
@@ -135,11 +165,11 @@ impl<K: Keys> Machine<K> {
 
     /// It was heard: whoever said it was silent is answered, as far as this node is concerned.
     pub(super) fn drop_case_of_silence(&mut self, member: Member) {
-        let Some(case) = self.cases.0.get_mut(&member) else { return };
+        let Some(case) = self.cases.of.get_mut(&member) else { return };
         case.words.retain(|word| word.accusation.cause == Cause::Unreliable);
         case.judge_at = Time::NEVER;
         if case.words.is_empty() {
-            self.cases.0.remove(&member);
+            self.cases.of.remove(&member);
         }
     }
 
@@ -148,7 +178,7 @@ impl<K: Keys> Machine<K> {
         let (period, long) = (self.config.period, self.config.long.mul_f32(self.health.stretch()));
         let Some(link) = self.links.get_mut(member) else { return };
         let Some(missing) = link.missing.as_mut().filter(|missing| missing.judge_at <= at.now) else { return };
-        missing.judge_at = at.now + period;
+        missing.judge_at = at.now + period / 2;
         if missing.since == Time::NEVER {
             missing.since = at.now;
         }
@@ -199,7 +229,7 @@ impl<K: Keys> Machine<K> {
         };
         let is_new = self.cases.add(subject, fact.version(), word);
         // Some may not have been reached before, or not have watched it yet.
-        if is_new || self.cases.is_due_again(subject, self.me, at.now, self.config.period) {
+        if is_new || self.cases.is_due_again(subject, self.me, at.now, self.config.period / 2) {
             self.send_if_met(subject, Message::Accuse(accusation.clone()));
             let mut watchers = self.watchers_of(at, subject);
             watchers.shuffle(&mut self.rng);
@@ -213,7 +243,7 @@ impl<K: Keys> Machine<K> {
     /// Too many exchanges with a neighbour were missed, though it lives; unless that is so with many, and the fault with this
     /// node.
     pub(super) fn accuse_unreliable(&mut self, at: &mut At, subject: Member) {
-        if !self.is_unreliable_itself(at) {
+        if at.lag <= LAG_MAX && !self.is_unreliable_itself(at) {
             self.accuse(at, subject, Cause::Unreliable, at.now);
         }
     }
@@ -225,7 +255,7 @@ impl<K: Keys> Machine<K> {
         let is_late = |link: &&super::link::Link| {
             link.ring
                 && link.is_met()
-                && link.missed.count_ones() * 2 >= self.config.missed_max
+                && link.lateness.count() * 2 >= self.config.late_max
                 && link.heard_at >= heard_from
         };
         self.links.iter().filter(is_late).count() * 3 > watched && watched > 2
@@ -256,7 +286,13 @@ impl<K: Keys> Machine<K> {
         if fact.version() < accusation.version {
             return;
         }
-        if self.cases.has(subject, accuser, accusation.cause) || accuser == self.me {
+        if accuser == self.me {
+            return;
+        }
+        if self.cases.has(subject, accuser, accusation.cause) {
+            if from == accuser {
+                self.cases.is_said_again(subject, accuser, at.now);
+            }
             return;
         }
         if !verdict::may_accuse(at.directory, &self.members, accuser, fact.record()) {
@@ -316,9 +352,11 @@ impl<K: Keys> Machine<K> {
         }
         let word =
             Word { accuser, accusation: accusation.clone(), missed_at: at.now, came_at: at.now, said_at: at.now };
-        self.cases.add(self.me, version, word);
+        if !self.cases.add(self.me, version, word) {
+            self.cases.is_said_again(self.me, accuser, at.now);
+        }
         if accusation.cause == Cause::LongSilent {
-            return self.deny(at, false);
+            return self.deny(at, Denied::Down);
         }
         self.ping(at, from);
         if accuser != from {
@@ -334,11 +372,11 @@ impl<K: Keys> Machine<K> {
         let Some(case) = self.case(self.me) else { return };
         let is_open = |word: &&Word| {
             let answered_at = self.links.get(word.accuser).map_or(Time::default(), |link| link.completed_at);
-            word.came_at >= recent && answered_at < word.came_at
+            word.said_at >= recent && answered_at < word.said_at
         };
         let accusers = case.words.iter().filter(is_open).count();
         if accusers + 1 >= self.config.accusers.min(self.neighbours.len()).max(2) {
-            self.deny(at, false);
+            self.deny(at, Denied::Down);
         }
     }
 
@@ -354,10 +392,13 @@ impl<K: Keys> Machine<K> {
     }
 
     pub(super) fn judge_on_time(&mut self, at: &mut At) {
+        if self.cases.watch_at <= at.now {
+            self.cases.watch_at = if self.cases.of.is_empty() { Time::NEVER } else { at.now + WATCH_PERIOD };
+        }
         let due: Vec<Member> =
-            self.cases.0.iter().filter(|(_, case)| case.judge_at <= at.now).map(|(member, _)| *member).collect();
+            self.cases.of.iter().filter(|(_, case)| case.judge_at <= at.now).map(|(member, _)| *member).collect();
         for member in due {
-            if let Some(case) = self.cases.0.get_mut(&member) {
+            if let Some(case) = self.cases.of.get_mut(&member) {
                 case.judge_at = Time::NEVER;
             }
             if member == self.me {
@@ -371,17 +412,17 @@ impl<K: Keys> Machine<K> {
     /// This node stood still: what it missed meanwhile says nothing of others.
     pub(super) fn revoke_own_words(&mut self) {
         let me = self.me;
-        for case in self.cases.0.values_mut() {
+        for case in self.cases.of.values_mut() {
             case.words.retain(|word| word.accuser != me);
         }
     }
 
     pub(super) fn case(&self, member: Member) -> Option<&Case> {
-        self.cases.0.get(&member)
+        self.cases.of.get(&member)
     }
 
     pub(super) fn judge_later(&mut self, member: Member, at: Time) {
-        if let Some(case) = self.cases.0.get_mut(&member) {
+        if let Some(case) = self.cases.of.get_mut(&member) {
             case.judge_at = at;
         }
     }

@@ -17,7 +17,7 @@ use super::members::Members;
 use super::name::{Directory, Keys, Member};
 use super::overlay;
 use super::record::Record;
-use super::suspicion::{UNRELIABLE_WORD_TIME, Word};
+use super::suspicion::{SILENT_WORD_TIME, UNRELIABLE_WORD_TIME, Word};
 use super::time::Time;
 use super::{At, Machine};
 
@@ -97,6 +97,9 @@ impl<K: Keys> Machine<K> {
             if words.len() < cause.needed(watchers, self.config.accusers) {
                 continue;
             }
+            if cause == Cause::Unreliable && !self.is_late(at, subject) {
+                continue;
+            }
             let since = words.iter().map(|word| word.missed_at).min().unwrap_or(at.now);
             let from = match cause {
                 Cause::Silent => since + self.config.grace.mul_f32(self.health.stretch()),
@@ -115,12 +118,19 @@ impl<K: Keys> Machine<K> {
         self.judge_later(subject, later);
     }
 
+    /// Whoever answers just now is not put down for having been late.
+    fn is_late(&self, at: &At, subject: Member) -> bool {
+        let late_after = self.health.late_after(&self.config);
+        self.links.get(subject).is_some_and(|link| link.is_late(at.now, late_after, &self.config))
+    }
+
     /// Whether a word still stands: this node itself has not heard of the member since, and of a process that ended others
     /// have said so just now.
     fn stands(&self, at: &At, subject: Member, cause: Cause, word: &Word) -> bool {
         match cause {
-            Cause::Unreliable => at.now.since(word.came_at) <= UNRELIABLE_WORD_TIME,
+            Cause::Unreliable => at.now.since(word.said_at) <= UNRELIABLE_WORD_TIME,
             Cause::Gone if at.now.since(word.came_at) > self.config.gone_time => false,
+            Cause::Silent if at.now.since(word.said_at) > SILENT_WORD_TIME => false,
             Cause::Gone | Cause::Silent | Cause::LongSilent | Cause::Unmet | Cause::LongUnmet => {
                 self.links.get(subject).is_none_or(|link| link.heard_at <= word.came_at)
             }

@@ -368,3 +368,105 @@ impl Table {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::super::NODES_MAX;
+    use super::*;
+
+    #[test]
+    fn every_row_is_a_command_of_its_own() {
+        let plan = plan().expect("all can be run");
+        let commands: BTreeSet<String> = plan.iter().map(command).collect();
+        assert_eq!(commands.len(), plan.len());
+        assert!(plan.iter().all(|asked| asked.nodes <= NODES_MAX));
+    }
+
+    /// The grid alone takes minutes; its figures are looked at in the crate that measures them.
+    #[tokio::test]
+    async fn every_line_of_the_table_is_measured() {
+        let scenarios: BTreeSet<Scenario> = LINES.iter().map(|line| line.scenario).collect();
+        for scenario in scenarios.into_iter().filter(|scenario| *scenario != Scenario::Lifeguard) {
+            let nodes = (scenario != Scenario::Random).then_some(scenario.nodes_min().max(10));
+            let asked = Asked::new(scenario, Protocol::Ours, nodes, 0, 2).expect("sound");
+            let report = super::super::run(asked).await.expect("it runs");
+            for line in LINES.iter().filter(|line| line.scenario == scenario) {
+                let is_measured = report.figures.iter().any(|figure| figure.name == line.figure);
+                assert!(is_measured, "{}: nobody measures {}", scenario.word(), line.figure);
+                assert!(
+                    PARTS.iter().any(|part| (part.scenario, part.nodes) == (scenario, line.nodes)),
+                    "{}",
+                    line.figure
+                );
+            }
+        }
+    }
+
+    fn report(profile: Protocol, values: &[(&str, f64)]) -> Report {
+        let figure = |(name, sum): &(&str, f64)| Figure {
+            name: (*name).to_owned(),
+            unit: String::new(),
+            samples: 1,
+            sum: *sum,
+            median: *sum,
+            p99: *sum,
+            p999: *sum,
+            max: *sum,
+        };
+        Report {
+            scenario: "lifeguard".into(),
+            profile: profile.word().into(),
+            nodes: 128,
+            first_seed: 0,
+            seeds: 2,
+            figures: values.iter().map(figure).collect(),
+            problems: Vec::new(),
+            problems_count: 0,
+            events: 1,
+            events_per_core_second: 1.0,
+            seconds: 1.0,
+            memory_peak_mib: 1,
+        }
+    }
+
+    #[test]
+    fn what_is_counted_adds_up_over_rows_and_what_nobody_measured_is_missed() {
+        let ours = |count| report(Protocol::Ours, &[("false downs", count)]);
+        let table = Table::of(vec![ours(30.0), ours(21.0), report(Protocol::Memberlist, &[("false downs", 7.0)])]);
+        let line = |what: &str| table.lines.iter().find(|line| line.what == what).expect("a line");
+        let downs = line("lifeguard at 128: false downs");
+        assert_eq!((downs.ours, downs.memberlist, downs.met), (Some(51.0), Some(7.0), Some(false)));
+        let healthy = line("lifeguard at 128: false downs at healthy members");
+        assert_eq!((healthy.ours, healthy.met), (None, Some(false)));
+        assert!(
+            table.text().contains("| lifeguard at 128: false downs | 51 | 7 | <= 50 | MISSED |"),
+            "{}",
+            table.text()
+        );
+    }
+
+    #[test]
+    fn rows_are_found_again_among_lines_of_others() {
+        let temp = tempfile::tempdir().expect("a folder");
+        let path = temp.path().join("rows.jsonl");
+        assert!(load(&path).expect("nothing is there").is_empty());
+        fs::write(&path, "{\"another\":1}\n").expect("written");
+        let row = Row {
+            date: "2026-11-28".into(),
+            commit: "abc".into(),
+            sources: "def".into(),
+            machine: "m".into(),
+            command: "c".into(),
+            figures: report(Protocol::Ours, &[("false downs", 1.0)]),
+        };
+        keep(&path, &row).expect("kept");
+        let found = load(&path).expect("readable");
+        assert_eq!(found.len(), 1);
+        assert_eq!((&found[0].command[..], &found[0].figures), ("c", &row.figures));
+        fs::remove_file(&path).expect("there");
+        fs::create_dir(&path).expect("free");
+        assert!(keep(&path, &row).is_err() && load(&path).is_err());
+    }
+}

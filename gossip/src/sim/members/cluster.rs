@@ -5,10 +5,11 @@ use std::time::Duration;
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 
+use super::keys::KeyRing;
 use super::peer::Peer;
 use super::profile::{Begin, Order, Profile, Shared};
 use crate::sim::{Happened, Links, Slot, World};
-use crate::swim::{Member, Name, State, Time};
+use crate::swim::{Member, State, Time};
 
 /// How a node ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,8 +34,13 @@ pub struct Cluster<P: Profile = Peer> {
 impl<P: Profile> Cluster<P> {
     /// So many machines without a process.
     pub fn new(nodes: usize, config: P::Config, links: Links, seed: u64) -> Self {
+        Self::with_keys(KeyRing::StandIns, nodes, config, links, seed)
+    }
+
+    /// The same, with another kind of keys.
+    pub fn with_keys(keys: KeyRing, nodes: usize, config: P::Config, links: Links, seed: u64) -> Self {
         let rng = SmallRng::seed_from_u64(seed ^ 0x6d65_6d62_6572_7321);
-        let world: World<P> = World::new(Shared::default(), links, seed);
+        let world: World<P> = World::new(Shared { keys, ..Shared::default() }, links, seed);
         let mut cluster = Self { world, disks: Vec::new(), rng, config };
         for _ in 0..nodes {
             cluster.add();
@@ -45,7 +51,8 @@ impl<P: Profile> Cluster<P> {
     /// A machine of a new member, without a process.
     pub fn add(&mut self) -> Slot {
         let slot = self.world.add();
-        let member = self.world.shared.directory.insert(Name(self.rng.random()));
+        let name = self.world.shared.keys.add(self.rng.random());
+        let member = self.world.shared.directory.insert(name);
         self.world.shared.of_slot.push(member);
         // Members are numbered as they come; only machines with copied homes are more than they.
         self.world.shared.slot_of.push(slot);
@@ -112,15 +119,21 @@ impl<P: Profile> Cluster<P> {
         self.world.tell(slot, Happened::Wake);
     }
 
-    /// Lets time pass; `look` hears whatever nodes tell.
-    pub fn run(&mut self, time: Duration, mut look: impl FnMut(Heard<'_, P>, P::Event)) {
+    /// Lets time pass; `hear` gets whatever nodes tell.
+    pub fn run(&mut self, time: Duration, hear: impl FnMut(Heard<'_, P>, P::Event)) {
+        self.run_watched(time, &mut Hearing(hear));
+    }
+
+    /// Lets time pass under somebody's eyes.
+    pub fn run_watched(&mut self, time: Duration, watcher: &mut impl Watcher<P>) {
         let end = self.world.now() + time;
         self.world.run_until(end, |world, slot| {
             let now = world.now();
             let Some(peer) = world.node_mut(slot) else { return };
             for event in peer.take_events() {
-                look(Heard { world, slot, now }, event);
+                watcher.hear(Heard { world, slot, now }, event);
             }
+            watcher.look_at(world, slot);
         });
     }
 
@@ -159,20 +172,44 @@ impl<P: Profile> Cluster<P> {
     }
 
     /// Lets time pass until all views are equal and right; how long that took, if it was not too long.
-    pub fn run_until_agreed(
+    pub fn run_until_agreed(&mut self, limit: Duration, hear: impl FnMut(Heard<'_, P>, P::Event)) -> Option<Duration> {
+        self.run_until(limit, &mut Hearing(hear), |cluster| cluster.disagreement().is_none())
+    }
+
+    /// Lets time pass until something is so; how long that took, if it was not too long.
+    pub fn run_until(
         &mut self,
         limit: Duration,
-        mut look: impl FnMut(Heard<'_, P>, P::Event),
+        watcher: &mut impl Watcher<P>,
+        is_so: impl Fn(&Self) -> bool,
     ) -> Option<Duration> {
         const STEP: Duration = Duration::from_millis(50);
         let began = self.world.now();
         while self.world.now() < began + limit {
-            if self.disagreement().is_none() {
+            if is_so(self) {
                 return Some(self.world.now().since(began));
             }
-            self.run(STEP, &mut look);
+            self.run_watched(STEP, watcher);
         }
         None
+    }
+}
+
+/// Sees what happens to nodes, step by step.
+pub trait Watcher<P: Profile> {
+    /// A node has told something.
+    fn hear(&mut self, heard: Heard<'_, P>, event: P::Event);
+
+    /// Something has just happened to a node.
+    fn look_at(&mut self, _world: &World<P>, _slot: Slot) {}
+}
+
+/// Whoever only listens.
+struct Hearing<F>(F);
+
+impl<P: Profile, F: FnMut(Heard<'_, P>, P::Event)> Watcher<P> for Hearing<F> {
+    fn hear(&mut self, heard: Heard<'_, P>, event: P::Event) {
+        (self.0)(heard, event);
     }
 }
 

@@ -1,16 +1,25 @@
-//! What must hold in every run, whatever happens: looked at after everything that a node tells.
+//! What must hold in every run, whatever happens: looked at after everything that happens to a node.
+//!
+//! It knows the facts that nodes tell and the records that they issue, and no rule by which they come to them.
 
 use std::collections::BTreeMap;
 
 use super::cluster::Heard;
-use crate::sim::Slot;
-use crate::swim::{Cause, Event, Fact, Member, Precedence, Version};
+use super::peer::Peer;
+use crate::sim::{Slot, World};
+use crate::swim::{Cause, Down, Event, Fact, Member, Precedence, Sizes, State, Version};
 
 /// Connections that a node keeps to those it watches, and those who watch it, at most.
 const WATCHED_MAX: usize = 24;
 
 /// Connections of a node for whatever purpose, at most.
 const CONNECTIONS_MAX: usize = 160;
+
+/// What a node keeps beside its members, in a cluster of at most 64.
+const SIZES_MAX: Sizes = Sizes { links: 160, cases: 72, inquiries: 64, doubts: 16_384 + 72, news: 1024 };
+
+/// Accusers that a Down needs, unless one said so after a long time.
+const ACCUSERS: usize = 3;
 
 /// Watches one run.
 #[derive(Default)]
@@ -22,8 +31,12 @@ pub struct Judge {
     hashes: BTreeMap<(Member, Version, u64), u64>,
     /// The newest record that each member has told of itself.
     issued: BTreeMap<Member, Version>,
+    /// Which records were ever said to be down.
+    ended: BTreeMap<(Member, Version), ()>,
     /// Members whose home was copied: their processes contradict each other until one stops.
     copied: Vec<Member>,
+    /// Nothing happens for which anybody may be put down.
+    nobody_is_down: bool,
     /// What did not hold.
     pub violations: Vec<String>,
 }
@@ -34,10 +47,29 @@ impl Judge {
         self.copied.push(member);
     }
 
+    /// Nothing is to happen in this run for which anybody may be put down.
+    pub fn expect_nobody_down(&mut self) {
+        self.nobody_is_down = true;
+    }
+
     /// A process starts that says this of itself.
     pub fn note_start(&mut self, member: Member, version: Version) {
         let issued = self.issued.entry(member).or_default();
         *issued = (*issued).max(version);
+    }
+
+    /// Looks at a node to which something has just happened.
+    pub fn look_at(&mut self, world: &World<Peer>, slot: Slot) {
+        let Some(peer) = world.node(slot) else { return };
+        let me = world.shared.of_slot[slot.0 as usize];
+        let when = || format!("{} us, node {}", world.now().0, slot.0);
+        self.hold(peer.machine.state(me) != Some(State::Down), || format!("{}: takes itself for down", when()));
+        let watched = peer.machine.connections().filter(|(_, watched)| *watched).count();
+        self.hold(watched <= WATCHED_MAX, || format!("{}: watches {watched}", when()));
+        let all = world.connections(slot);
+        self.hold(all <= CONNECTIONS_MAX, || format!("{}: has {all} connections", when()));
+        let sizes = peer.machine.sizes();
+        self.hold(is_within(sizes), || format!("{}: keeps {sizes:?}", when()));
     }
 
     /// Looks at what a node has told.
@@ -45,39 +77,57 @@ impl Judge {
         let Event::Changed(member, fact) = event else { return };
         let me = heard.world.shared.of_slot[heard.slot.0 as usize];
         let Some(peer) = heard.world.node(heard.slot) else { return };
+        let when = || format!("{} us, node {}", heard.now.0, heard.slot.0);
         if *member == me {
             self.note_start(me, fact.version());
-            self.hold(!matches!(**fact, Fact::Down(_)), heard, || format!("{me:?} takes itself for down: {fact:?}"));
         }
         let process = peer.machine.record().claims().instance;
         let before = self.newest.insert((heard.slot, process, *member), fact.precedence());
         let is_newer = before.is_none_or(|before| before < fact.precedence());
-        self.hold(is_newer, heard, || format!("{me:?} went back on {member:?}: {fact:?}"));
+        self.hold(is_newer, || format!("{}: went back on {member:?}: {fact:?}", when()));
         let is_copied = self.copied.contains(member);
         let which = (*member, fact.version(), fact.record().claims().instance);
         let hash = *self.hashes.entry(which).or_insert_with(|| fact.record().hash());
-        self.hold(is_copied || hash == fact.record().hash(), heard, || {
-            format!("two records of one version: {fact:?} {:?}", fact.record().claims())
+        self.hold(is_copied || hash == fact.record().hash(), || {
+            format!("{}: two records of one version: {fact:?} {:?}", when(), fact.record().claims())
         });
         let issued = self.issued.get(member).copied().unwrap_or_default();
-        self.hold(fact.version() <= issued, heard, || {
-            format!("{me:?} knows {fact:?}, of which {member:?} has said nothing")
+        self.hold(fact.version() <= issued, || {
+            format!("{}: knows {fact:?}, of which {member:?} has said nothing", when())
         });
+        self.hold(fact.is_genuine(&heard.world.shared.keys), || format!("{}: believes {fact:?}", when()));
         if let Fact::Down(down) = &**fact {
-            let causes: Vec<Cause> = down.accusations().iter().map(|accusation| accusation.cause).collect();
-            let alone = causes.contains(&Cause::LongSilent);
-            // How many are enough depends on how many there are; nobody is enough for nothing.
-            self.hold(alone || !causes.is_empty(), heard, || format!("nobody says that {member:?} is down: {fact:?}"));
+            self.hold(!self.nobody_is_down, || format!("{}: for no reason {fact:?}", when()));
+            // Whoever says so first has put it down; others believe it for what it says.
+            if self.ended.insert((*member, fact.version()), ()).is_none() {
+                let others = peer.machine.members().live();
+                self.hold(is_copied || is_enough(down, others), || {
+                    format!("{}: too few of {others} say {fact:?}", when())
+                });
+            }
         }
-        let watched = peer.machine.connections().filter(|(_, watched)| *watched).count();
-        let all = heard.world.connections(heard.slot);
-        self.hold(watched <= WATCHED_MAX, heard, || format!("{me:?} watches {watched}"));
-        self.hold(all <= CONNECTIONS_MAX, heard, || format!("{me:?} has {all} connections"));
     }
 
-    fn hold(&mut self, holds: bool, heard: &Heard<'_>, what: impl FnOnce() -> String) {
+    fn hold(&mut self, holds: bool, what: impl FnOnce() -> String) {
         if !holds && self.violations.len() < 10 {
-            self.violations.push(format!("{} us, node {}: {}", heard.now.0, heard.slot.0, what()));
+            self.violations.push(what());
         }
     }
+}
+
+fn is_within(sizes: Sizes) -> bool {
+    let Sizes { links, cases, inquiries, doubts, news } = sizes;
+    links <= SIZES_MAX.links
+        && cases <= SIZES_MAX.cases
+        && inquiries <= SIZES_MAX.inquiries
+        && doubts <= SIZES_MAX.doubts
+        && news <= SIZES_MAX.news
+}
+
+/// Whether so many say that a member is down as must, where there are so many others.
+fn is_enough(down: &Down, others: usize) -> bool {
+    let is_alone_enough = |cause| matches!(cause, Cause::LongSilent | Cause::LongUnmet);
+    let accusations = down.accusations();
+    let needed = ACCUSERS.min(others / 2 + 1);
+    accusations.len() >= needed || accusations.iter().any(|accusation| is_alone_enough(accusation.cause))
 }

@@ -1,48 +1,16 @@
 //! One node: the machine of membership, its disk, and what turns members into addresses.
 
-use std::cell::Cell;
 use std::sync::Arc;
 
 use bytes::Bytes;
 
+use super::keys::Key;
 use super::profile::{Begin, Change, Order, Profile, Shared};
 use crate::sim::{Action, Happened, Node, Slot};
 use crate::swim::{
-    Claims, Config, Description, Effect, Event, Fact, Input, Keys, Machine, Member, Members, Message, Name, Record,
-    Signature, Start, State, Status, Stop, Time, Version,
+    Claims, Config, Description, Effect, Event, Fact, Input, Machine, Member, Members, Message, Record, Start, State,
+    Status, Stop, Time, Version,
 };
-
-thread_local! {
-    static CHECKED: Cell<u64> = const { Cell::new(0) };
-}
-
-/// Signatures that cost little: a hash under the signer's name. Whoever wanted to could forge them.
-#[derive(Clone, Copy, Debug)]
-pub struct StandIn(pub Name);
-
-impl StandIn {
-    /// Signatures that were checked on this thread so far.
-    pub fn checked() -> u64 {
-        CHECKED.get()
-    }
-}
-
-fn stamp(by: &Name, bytes: &[u8]) -> Signature {
-    let mut signature = [0; 64];
-    signature[..32].copy_from_slice(blake3::keyed_hash(&by.0, bytes).as_bytes());
-    Signature(signature)
-}
-
-impl Keys for StandIn {
-    fn sign(&self, bytes: &[u8]) -> Signature {
-        stamp(&self.0, bytes)
-    }
-
-    fn is_signed(&self, by: &Name, bytes: &[u8], signature: &Signature) -> bool {
-        CHECKED.set(CHECKED.get() + 1);
-        stamp(by, bytes) == *signature
-    }
-}
 
 /// What outlives a process.
 #[derive(Clone, Default)]
@@ -56,7 +24,7 @@ pub struct Disk {
 /// A node.
 pub struct Peer {
     /// Its machine.
-    pub machine: Machine<StandIn>,
+    pub machine: Machine<Key>,
     slot: Slot,
     /// The generation that is on its disk.
     pub generation: u64,
@@ -202,7 +170,7 @@ impl Profile for Peer {
                 fill: 0,
                 rest: Bytes::new(),
             };
-            let fact = Arc::new(Fact::Said(Record::sign(claims, &StandIn(name))));
+            let fact = Arc::new(Fact::Said(Record::sign(claims, &shared.keys.of(member, name))));
             members.merge(&shared.directory, member, &fact);
         }
         Disk { generation: 0, members }
@@ -221,7 +189,7 @@ impl Profile for Peer {
             contacts,
             seed,
         };
-        let keys = StandIn(*shared.directory.name(me));
+        let keys = shared.keys.of(me, *shared.directory.name(me));
         let machine = Machine::new(config, keys, start, &shared.directory, now);
         Self {
             machine,
@@ -266,7 +234,6 @@ impl Profile for Peer {
     }
 
     fn living(&self) -> impl Iterator<Item = Member> {
-        let living = self.machine.members().iter().filter(|(_, fact)| fact.is_live()).map(|(member, _)| member);
-        living.filter(|member| self.machine.state(*member) != Some(State::Down))
+        self.machine.members().living().filter(|member| self.machine.state(*member) != Some(State::Down))
     }
 }

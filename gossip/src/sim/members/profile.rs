@@ -1,5 +1,6 @@
 //! What a protocol of membership is to the virtual world, so that ours and the one it is held against run on the same links.
 
+use super::keys::KeyRing;
 use crate::sim::{Node, Slot};
 use crate::swim::{Directory, Member, State, Time};
 
@@ -12,6 +13,8 @@ pub struct Shared {
     pub of_slot: Vec<Member>,
     /// The machine of the first home of each.
     pub slot_of: Vec<Slot>,
+    /// What they sign with.
+    pub keys: KeyRing,
 }
 
 /// What a process begins with.

@@ -9,11 +9,11 @@ mod stalls;
 
 use std::time::Duration;
 
-use super::Peer;
 use super::cluster::Cluster;
 use super::figures::Figures;
 use super::profile::Profile;
 use super::random;
+use super::{Memberlist, Peer};
 use crate::sim::Links;
 
 /// Nodes have so long to connect before anything happens.
@@ -38,7 +38,7 @@ pub enum Scenario {
     Facts,
     /// All come in by one.
     Bootstrap,
-    /// Two halves were apart for ten minutes.
+    /// Two halves were apart for two minutes.
     Heal,
     /// All are killed and start again within five seconds, a tenth of them without their disks.
     MassRestart,
@@ -143,8 +143,15 @@ pub fn run(scenario: Scenario, protocol: Protocol, nodes: usize, seed: u64) -> O
         (Protocol::Ours, Scenario::Random) => Some(random_figures(seed)),
         (Protocol::Memberlist, Scenario::Random) => None,
         (Protocol::Ours, _) => Some(run_with::<Peer>(scenario, nodes, seed)),
-        (Protocol::Memberlist, _) => None,
+        (Protocol::Memberlist, _) => Some(run_with::<Memberlist>(scenario, nodes, seed)),
     }
+}
+
+/// One combination of Lifeguard's grid for ours: so many of all stand still for so long, with such gaps, in milliseconds; the
+/// seed is that of a whole grid.
+#[cfg(test)]
+pub(super) fn lifeguard_cell(nodes: usize, seed: u64, anomalous: usize, stall_ms: u64, gap_ms: u64) -> Figures {
+    grid::cell::<Peer>(Setup { nodes, seed }, anomalous, stall_ms, gap_ms)
 }
 
 fn random_figures(seed: u64) -> Figures {

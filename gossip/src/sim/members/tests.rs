@@ -1,8 +1,12 @@
+//! The short form of what `p2p-testnet sim members --table` shows at length.
+
+use std::ops::Range;
 use std::time::Duration;
 
+use super::scenario::{self, Protocol, Scenario};
 use super::*;
 use crate::sim::{Happened, Links, Slot};
-use crate::swim::{Config, Event, Message, State, Status, Version};
+use crate::swim::{Config, Message, Version};
 
 fn formed(nodes: usize, seed: u64) -> Cluster {
     let mut cluster = Cluster::new(nodes, Config::lan(), Links::lan(), seed);
@@ -14,28 +18,139 @@ fn seconds(seconds: f64) -> Duration {
     Duration::from_secs_f64(seconds)
 }
 
-/// Times that somebody took somebody else for gone, while time passed.
-fn downs(cluster: &mut Cluster, time: Duration) -> usize {
-    let mut downs = 0;
-    cluster.run(time, |_, event| downs += usize::from(matches!(event, Event::Changed(_, fact) if !fact.is_live())));
-    downs
+/// Runs seeds of a scenario, and holds the largest sample of each figure, or the sum of what is counted, against a limit.
+fn check(scenario: Scenario, nodes: usize, seeds: Range<u64>, limits: &[(&'static str, f64)]) {
+    let mut all = Figures::default();
+    for seed in seeds.clone() {
+        all.merge(scenario::run(scenario, Protocol::Ours, nodes, seed).expect("ours runs all"));
+    }
+    let (word, what) = (scenario.word(), format!("{nodes} nodes, seeds {seeds:?}"));
+    assert_eq!(all.problems, Vec::<String>::new(), "{word}, {what}");
+    for (name, limit) in limits {
+        let samples = all.samples.get_mut(name).unwrap_or_else(|| panic!("{word}, {what}: nothing is {name}"));
+        let value = if samples.unit == Unit::Count { samples.sum() } else { samples.quantile(1.0) };
+        assert!(value <= *limit, "{word}, {what}: {name} {value}, not {limit}");
+    }
 }
 
 #[test]
 fn nothing_happens_where_nothing_happens() {
     for nodes in [2, 3, 10, 300] {
-        let mut cluster = formed(nodes, 1);
-        let sent =
-            |cluster: &Cluster| -> u64 { cluster.world.slots().map(|slot| cluster.world.traffic(slot).bytes).sum() };
-        let before = sent(&cluster);
-        let mut told = 0;
-        cluster.run(seconds(60.0), |_, _| told += 1);
-        assert_eq!((told, cluster.disagreement()), (0, None), "{nodes} nodes");
-        let rate = (sent(&cluster) - before) / 60 / nodes as u64;
-        assert!(rate <= 600, "{nodes} nodes, {rate} B/s each");
-        let connections = cluster.world.slots().map(|slot| cluster.world.connections(slot)).max();
-        assert!(connections <= Some(12), "{nodes} nodes, {connections:?} connections");
+        let limits = [("sent by a node", 600.0), ("changes", 0.0), ("connections of a node, at most", 12.0)];
+        check(Scenario::Idle, nodes, 0..1, &limits);
     }
+}
+
+#[test]
+fn a_process_that_ends_is_down_everywhere_in_half_a_second() {
+    for nodes in [2, 3, 4, 10, 100] {
+        check(Scenario::Crash, nodes, 0..1, &[("down at every node", 0.5), ("not down everywhere", 0.0)]);
+    }
+}
+
+#[test]
+fn a_machine_that_goes_dark_is_down_everywhere_in_five_seconds() {
+    // Of two that do not hear each other neither knows which is cut off: whoever is left sees that below.
+    for nodes in [3, 4, 10, 100] {
+        check(Scenario::SilentCrash, nodes, 0..1, &[("down at every node", 5.0), ("not down everywhere", 0.0)]);
+    }
+}
+
+#[test]
+fn a_short_stall_is_lived_through_and_a_long_one_is_over_when_it_is() {
+    let limits = [("downs in 2 s", 0.0), ("stalls of 8 s not down everywhere", 0.0), ("back after 8 s", 1.0)];
+    check(Scenario::Stall, 50, 0..2, &limits);
+}
+
+#[test]
+fn nobody_is_down_because_packets_are_lost() {
+    check(Scenario::Loss, 100, 0..1, &[("downs", 0.0)]);
+}
+
+#[test]
+fn whoever_is_at_fault_is_out_in_fifteen_seconds_and_nobody_else() {
+    // With the second seed deaf members stayed in: whoever had a question to pass on took itself for having stood still.
+    let limits = [
+        ("not out after 15 s, 80% of what is sent lost", 0.0),
+        ("not out after 15 s, 80% of what is received lost", 0.0),
+        ("not out after 15 s, deaf", 0.0),
+        ("not out after 15 s, mute", 0.0),
+        ("healthy members down", 0.0),
+    ];
+    check(Scenario::Asymmetric, 1000, 2..3, &limits);
+    check(Scenario::Asymmetric, 100, 0..3, &limits);
+}
+
+#[test]
+fn nobody_is_down_who_only_stands_still_now_and_then() {
+    // The combinations in which it was hardest, with the seeds of the whole grid.
+    for (anomalous, stall_ms, gap_ms) in
+        [(12, 512, 1), (20, 512, 1), (24, 512, 1), (20, 2048, 1), (24, 8192, 4), (32, 512, 64)]
+    {
+        for seed in 0..2 {
+            let figures = scenario::lifeguard_cell(128, seed, anomalous, stall_ms, gap_ms);
+            assert_eq!(
+                figures.samples["false downs"].sum(),
+                0.0,
+                "{anomalous} of 128, {stall_ms} ms, {gap_ms} ms, seed {seed}"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_fact_is_everywhere_in_a_fifth_of_a_second() {
+    check(Scenario::Facts, 100, 0..1, &[("heard by 99.99%", 0.18), ("not heard by 99.99% in 10 s", 0.0)]);
+    check(Scenario::Facts, 500, 0..1, &[("heard by 99.99%", 0.25), ("not heard by 99.99% in 10 s", 0.0)]);
+}
+
+#[test]
+fn whoever_is_left_of_many_knows_who_that_is() {
+    for (nodes, seeds, limit) in [(2, 10, 5.0), (3, 10, 20.0), (5, 10, 60.0), (10, 10, 90.0), (100, 4, 120.0)] {
+        let limits = [("views never right", 0.0), ("views right, of killed", limit), ("views right, of dark", limit)];
+        check(Scenario::Survivors, nodes, 0..seeds, &limits);
+    }
+}
+
+#[test]
+fn whoever_ends_before_anybody_has_met_it_is_down_too() {
+    for nodes in [20, 100] {
+        check(Scenario::Orphan, nodes, 0..2, &[("views never right", 0.0), ("views right, less a second", 20.0)]);
+    }
+}
+
+#[test]
+fn halves_that_were_apart_come_together() {
+    for nodes in [4, 10, 100] {
+        let limits = [("views never equal", 0.0), ("first contact", 10.0), ("views equal", 30.0)];
+        check(Scenario::Heal, nodes, 0..2, &limits);
+    }
+}
+
+#[test]
+fn all_come_in_by_one() {
+    for nodes in [2, 3, 10, 200] {
+        check(Scenario::Bootstrap, nodes, 0..1, &[("views never equal", 0.0), ("views equal", 5.0)]);
+    }
+}
+
+#[test]
+fn all_come_back_also_without_their_disks() {
+    for nodes in [10, 100] {
+        let limits = [("views never equal", 0.0), ("views equal after the last start", 10.0)];
+        check(Scenario::MassRestart, nodes, 0..2, &limits);
+    }
+}
+
+#[test]
+fn whoever_leaves_has_left_for_everybody() {
+    let limits = [
+        ("left at every node", 0.5),
+        ("not left everywhere", 0.0),
+        ("taken for down", 0.0),
+        ("views never right", 0.0),
+    ];
+    check(Scenario::Leave, 100, 0..2, &limits);
 }
 
 #[test]
@@ -53,129 +168,6 @@ fn the_same_seed_is_the_same_run() {
     };
     assert_eq!(run(1), run(1));
     assert_ne!(run(1), run(2));
-}
-
-#[test]
-fn a_process_that_ends_is_down_everywhere_in_half_a_second() {
-    for nodes in [2, 3, 4, 10, 100] {
-        for seed in 0..10 {
-            let mut cluster = formed(nodes, seed);
-            cluster.end(Slot(1), Fate::Killed);
-            let took = cluster.run_until_agreed(seconds(0.5), |_, _| {});
-            assert!(took.is_some(), "{nodes} nodes, seed {seed}: {:?}", cluster.disagreement());
-        }
-    }
-}
-
-#[test]
-fn a_machine_that_goes_dark_is_down_everywhere_in_five_seconds() {
-    for nodes in [2, 3, 4, 10, 100] {
-        for seed in 0..10 {
-            let mut cluster = formed(nodes, seed);
-            cluster.end(Slot(1), Fate::Crashed);
-            let took = cluster.run_until_agreed(seconds(5.0), |_, _| {});
-            assert!(took.is_some_and(|took| took >= seconds(2.5)), "{nodes} nodes, seed {seed}: {took:?}");
-        }
-    }
-}
-
-#[test]
-fn a_short_stall_is_lived_through_and_a_long_one_is_over_when_it_is() {
-    for seed in 0..5 {
-        let mut cluster = formed(50, seed);
-        for n in 0..10 {
-            cluster.world.stall(Slot(n), seconds(2.0));
-            assert_eq!(downs(&mut cluster, seconds(3.0)), 0, "seed {seed}, node {n}");
-        }
-        for n in 10..15 {
-            cluster.world.stall(Slot(n), seconds(8.0));
-            assert_eq!(downs(&mut cluster, seconds(8.0)), 49, "seed {seed}, node {n}");
-            assert!(cluster.run_until_agreed(seconds(1.0), |_, _| {}).is_some(), "seed {seed}, node {n}");
-        }
-    }
-}
-
-#[test]
-fn whoever_is_left_of_many_knows_who_that_is() {
-    for fate in [Fate::Killed, Fate::Crashed] {
-        for (nodes, left, limit) in [(2, 1, 5.0), (3, 1, 20.0), (5, 2, 60.0), (10, 2, 90.0), (100, 20, 120.0)] {
-            for seed in 0..3 {
-                let mut cluster = formed(nodes, seed);
-                (left..nodes as u32).for_each(|n| cluster.end(Slot(n), fate));
-                let took = cluster.run_until_agreed(seconds(limit), |_, _| {});
-                let problem = cluster.disagreement();
-                assert!(took.is_some(), "{fate:?}, {left} of {nodes}, seed {seed}: {problem:?}");
-            }
-        }
-    }
-}
-
-#[test]
-fn halves_that_were_apart_come_together() {
-    for nodes in [4, 10, 100] {
-        for seed in 0..3 {
-            let mut cluster = formed(nodes, seed);
-            cluster.world.links.set_parts(Some((0..nodes as u32).map(|n| n % 2).collect()));
-            cluster.run(seconds(120.0), |_, _| {});
-            let live = cluster.world.node(Slot(0)).map(|peer| peer.machine.members().live());
-            assert_eq!(live, Some(nodes / 2), "{nodes} nodes, seed {seed}");
-            cluster.world.links.set_parts(None);
-            cluster.world.links_changed();
-            let took = cluster.run_until_agreed(seconds(30.0), |_, _| {});
-            assert!(took.is_some(), "{nodes} nodes, seed {seed}: {:?}", cluster.disagreement());
-        }
-    }
-}
-
-#[test]
-fn all_come_in_by_one() {
-    for nodes in [2, 3, 10, 100] {
-        let mut cluster: Cluster = Cluster::new(nodes, Config::lan(), Links::lan(), 1);
-        cluster.world.links.uplink = Some(12_500_000);
-        (0..nodes as u32).for_each(|n| cluster.start(Slot(n), &[Slot(0)]));
-        let took = cluster.run_until_agreed(seconds(5.0), |_, _| {});
-        assert!(took.is_some(), "{nodes} nodes: {:?}", cluster.disagreement());
-    }
-}
-
-#[test]
-fn all_come_back_also_without_their_disks() {
-    for nodes in [10, 100] {
-        for seed in 0..3 {
-            let mut cluster = formed(nodes, seed);
-            for n in 0..nodes {
-                cluster.end(Slot(n as u32), Fate::Killed);
-                if n % 10 == 0 {
-                    cluster.disks[n] = Disk::default();
-                }
-            }
-            for n in 0..nodes as u32 {
-                cluster.run(seconds(5.0) / nodes as u32, |_, _| {});
-                cluster.start(Slot(n), &[Slot(1), Slot(2), Slot(3)]);
-            }
-            let took = cluster.run_until_agreed(seconds(10.0), |_, _| {});
-            assert!(took.is_some(), "{nodes} nodes, seed {seed}: {:?}", cluster.disagreement());
-        }
-    }
-}
-
-#[test]
-fn whoever_leaves_has_left_for_everybody() {
-    for seed in 0..5 {
-        let mut cluster = formed(100, seed);
-        let member = cluster.member(Slot(7));
-        cluster.order(Slot(7), Order::Leave);
-        cluster.run(seconds(1.0), |_, event| {
-            if let Event::Changed(who, fact) = event {
-                assert_eq!((who, fact.record().claims().status), (member, Status::Left));
-            }
-        });
-        for slot in cluster.running() {
-            assert_eq!(cluster.view(slot, member), Some(State::Left), "seed {seed}, {slot:?}");
-        }
-        cluster.run(seconds(3.0), |_, _| {});
-        assert!(cluster.world.node(Slot(7)).is_none(), "it stops once it has left");
-    }
 }
 
 #[test]
@@ -217,6 +209,27 @@ fn nobody_makes_a_node_deny_itself_without_end() {
     assert_eq!(cluster.disagreement(), None);
 }
 
+/// Planted bugs have so many seeds to be noticed by.
+const SEEDS_FOR_BUGS: u64 = 1000;
+
+#[test]
+#[ignore = "a minute or two; planted bugs are tried on it"]
+fn a_thousand_seeds_notice_whatever_is_wrong() {
+    let next = std::sync::atomic::AtomicU64::new(0);
+    let work = || {
+        while let seed @ 0..SEEDS_FOR_BUGS = next.fetch_add(1, std::sync::atomic::Ordering::Relaxed) {
+            let verdict = random::run(seed, &mut |_| {});
+            if !verdict.violations.is_empty() {
+                next.store(SEEDS_FOR_BUGS, std::sync::atomic::Ordering::Relaxed);
+                panic!("seed {seed}: {:#?}", verdict.violations);
+            }
+        }
+    };
+    std::thread::scope(|scope| {
+        (0..std::thread::available_parallelism().map_or(1, usize::from)).for_each(|_| drop(scope.spawn(work)));
+    });
+}
+
 /// So many seeds in an ordinary test run; `P2P_MEMBERS_SEEDS` asks for more, `P2P_MEMBERS_FIRST_SEED` for others.
 const SEEDS: u64 = 100;
 
@@ -231,7 +244,7 @@ fn whatever_happens_all_agree_in_the_end() {
         let verdict = random::run(seed, &mut |_| {});
         assert!(
             verdict.violations.is_empty(),
-            "P2P_MEMBERS_FIRST_SEED={seed} P2P_MEMBERS_SEEDS=1: {:#?}",
+            "p2p-testnet sim members --scenario random --first-seed {seed} --trace: {:#?}",
             verdict.violations
         );
     }

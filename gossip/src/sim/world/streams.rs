@@ -25,6 +25,7 @@ impl<N: Node> World<N> {
         }
         match self.links.streamed(from, to, &mut self.rng) {
             Some(time) => {
+                let time = time + self.places[to.0 as usize].lag;
                 let direction = &mut self.connections[connection as usize].halves[half];
                 direction.last_at = direction.last_at.max(left + time);
                 let at = direction.last_at;

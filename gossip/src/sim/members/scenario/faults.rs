@@ -22,7 +22,7 @@ const FAULT_TIME: Duration = Duration::from_secs(60);
 const OUT_TIME: Duration = Duration::from_secs(15);
 
 /// Halves are apart for so long.
-const APART_TIME: Duration = Duration::from_secs(600);
+const APART_TIME: Duration = Duration::from_secs(120);
 
 /// Views are equal after so long, or never.
 const AGREE_TIME_MAX: Duration = Duration::from_secs(600);
@@ -115,6 +115,7 @@ pub(super) fn asymmetric<P: Profile>(setup: Setup) -> Figures {
         figures.count(names.not, ill.len() - out_in_time.len());
         figures.count("healthy members down", healthy_downs.len());
         figures.count("times that one at fault came back", again.len());
+        figures.count("at fault and not out after 60 s", out.values().filter(|by| by.len() < healthy).count());
         figures.events += cluster.world.events();
     }
     figures

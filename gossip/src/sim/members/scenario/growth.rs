@@ -6,6 +6,7 @@ use rand::Rng;
 
 use super::super::cluster::{Cluster, Fate};
 use super::super::figures::Figures;
+use super::super::keys;
 use super::super::profile::Profile;
 use super::{Setup, finish, seconds};
 use crate::sim::{Links, Slot};
@@ -24,8 +25,11 @@ pub(super) fn bootstrap<P: Profile>(setup: Setup) -> Figures {
     links.uplink = Some(UPLINK);
     let mut cluster: Cluster<P> = Cluster::new(setup.nodes, P::config(), links, setup.seed);
     let mut figures = Figures::default();
+    let checked = keys::checked();
     (0..setup.nodes as u32).for_each(|n| cluster.start(Slot(n), &[Slot(0)]));
     agree(&mut cluster, &mut figures, "views equal");
+    let checked = (keys::checked() - checked) as usize / setup.nodes;
+    figures.count("signatures checked by a node", checked);
     figures.bytes("sent by the seed", cluster.world.traffic(Slot(0)).bytes);
     let most = (1..setup.nodes as u32).map(|n| cluster.world.traffic(Slot(n)).bytes).max();
     figures.bytes("sent by any other, at most", most.unwrap_or(0));

@@ -78,7 +78,7 @@ fn wait<P: Profile>(cluster: &mut Cluster<P>, awaited: &mut Awaited, limit: Dura
 pub(super) fn survivors<P: Profile>(setup: Setup) -> Figures {
     let mut cluster = setup.formed::<P>(Links::lan());
     let mut figures = Figures::default();
-    let fate = if setup.seed % 2 == 0 { Fate::Killed } else { Fate::Crashed };
+    let fate = if setup.seed.is_multiple_of(2) { Fate::Killed } else { Fate::Crashed };
     let left = (setup.nodes / 5).max(1);
     let running = cluster.running();
     let stay: Vec<Slot> = running.choose_multiple(&mut cluster.rng, left).copied().collect();
