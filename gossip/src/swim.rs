@@ -31,6 +31,7 @@ mod name;
 mod overlay;
 mod probe;
 mod record;
+mod shown;
 mod suspicion;
 mod time;
 mod verdict;
@@ -56,6 +57,7 @@ pub use record::{
     ADDRESS_LEN_MAX, ADDRESSES_MAX, Claims, FILL_MAX, RECORD_LEN_MAX, REST_LEN_MAX, Record, RecordError, Status,
     TAGS_LEN_MAX, Version,
 };
+pub use shown::{Counters, Sizes};
 pub use time::Time;
 
 use compare::Comparison;
@@ -211,40 +213,6 @@ pub struct Machine<K> {
     counters: Counters,
 }
 
-/// What was dropped or refused, and how often.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Counters {
-    /// Facts and accusations whose signatures are wrong.
-    pub forged: u64,
-    /// Accusations of members that have no business with their subject.
-    pub unfit: u64,
-    /// Facts that were answered with newer ones.
-    pub stale: u64,
-    /// Frames that came before the sender had said who it is.
-    pub unmet: u64,
-    /// Members that had to wait for a connection, because there were too many.
-    pub postponed: u64,
-    /// Facts about members that are not known, because there are too many.
-    pub full: u64,
-    /// Doubts that were dropped, because there were too many.
-    pub doubts_dropped: u64,
-}
-
-/// How much a machine keeps beside the members themselves; each has a bound of its own.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Sizes {
-    /// Connections, and wishes for some.
-    pub links: usize,
-    /// Members of which something is said.
-    pub cases: usize,
-    /// Questions for others that are under way.
-    pub inquiries: usize,
-    /// Members that somebody takes for down, and questions about them that were passed on.
-    pub doubts: usize,
-    /// Facts that wait to be passed on.
-    pub news: usize,
-}
-
 /// One call of the machine.
 struct At<'a> {
     now: Time,
@@ -371,99 +339,6 @@ impl<K: Keys> Machine<K> {
             self.own.due(),
         ];
         parts.into_iter().min().unwrap_or(Time::NEVER)
-    }
-
-    /// When [`Input::Wake`] is wanted, at the latest.
-    pub fn deadline(&self) -> Time {
-        self.deadline
-    }
-
-    /// The newest fact about everybody.
-    pub fn members(&self) -> &Members {
-        &self.members
-    }
-
-    /// What a member is, as far as this node knows; None of whom it knows nothing.
-    pub fn state(&self, member: Member) -> Option<State> {
-        let fact = self.members.get(member)?;
-        Some(match &**fact {
-            Fact::Down(_) => State::Down,
-            Fact::Said(record) if record.claims().status == Status::Left => State::Left,
-            Fact::Said(_) if member == self.me => State::Alive,
-            // Whoever is cut off shows those as down that it does not hear, for itself only.
-            Fact::Said(_) if self.health.is_isolated() => match self.is_met(member) {
-                true => State::Alive,
-                false => State::Down,
-            },
-            Fact::Said(_) => match self.suspicion_of(member) {
-                true => State::Suspect,
-                false => State::Alive,
-            },
-        })
-    }
-
-    fn is_met(&self, member: Member) -> bool {
-        self.links.get(member).is_some_and(|link| link.is_met() && link.missing.is_none())
-    }
-
-    /// All that this node has to say of a member, for people.
-    pub fn explain(&self, member: Member) -> String {
-        let words = self.case(member).map(|case| case.words.iter().map(|word| &word.accusation).collect::<Vec<_>>());
-        let (fact, state) = (self.members.get(member), self.state(member));
-        let neighbours = &self.neighbours;
-        let (link, may) = (self.links.get(member), self.health.may_accuse());
-        let own = (self.own.record(), self.own.is_put_out(), self.own.is_leaving());
-        format!(
-            "own {own:?}, {state:?} {fact:?}, link {link:?}, said {words:?}, may accuse {may}, neighbours {neighbours:?}"
-        )
-    }
-
-    /// This node's own record.
-    pub fn record(&self) -> &Arc<Record> {
-        self.own.record()
-    }
-
-    /// Whether this node takes itself for cut off from all others.
-    pub fn is_isolated(&self) -> bool {
-        self.health.is_isolated()
-    }
-
-    /// Whether this node is no part of the cluster any more.
-    pub fn has_stopped(&self) -> bool {
-        self.own.has_stopped()
-    }
-
-    /// Members that this node watches because of where they stand.
-    pub fn neighbours(&self) -> &[Member] {
-        &self.neighbours
-    }
-
-    /// Whether this node takes a member's word on another's silence: it watches it, or has let it in.
-    pub fn may_accuse(&self, directory: &Directory, accuser: Member, subject: Member) -> bool {
-        self.members
-            .get(subject)
-            .is_some_and(|fact| verdict::may_accuse(directory, &self.members, accuser, fact.record()))
-    }
-
-    /// Members it is connected to, each with whether it is watched.
-    pub fn connections(&self) -> impl Iterator<Item = (Member, bool)> + '_ {
-        self.links.iter().filter(|link| link.is_open()).map(|link| (link.member, link.is_watched()))
-    }
-
-    /// What was dropped or refused.
-    pub fn counters(&self) -> Counters {
-        self.counters
-    }
-
-    /// How much it keeps beside the members themselves.
-    pub fn sizes(&self) -> Sizes {
-        Sizes {
-            links: self.links.iter().count(),
-            cases: self.cases.len(),
-            inquiries: self.inquiries.len(),
-            doubts: self.doubts.len(),
-            news: self.news.len(),
-        }
     }
 
     fn send(&mut self, to: Member, message: Message) {

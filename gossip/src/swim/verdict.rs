@@ -58,13 +58,9 @@ impl Cause {
 }
 
 impl<K: Keys> Machine<K> {
-    fn watchers(&self, at: &At, subject: Member) -> usize {
-        overlay::neighbours(at.directory, &self.members, subject, |_| false).len()
-    }
-
     /// Whether what a Down says is enough for this node, with who is where in its own view.
     pub(super) fn is_enough(&self, at: &At, subject: Member, down: &Down) -> bool {
-        let watchers = self.watchers(at, subject);
+        let watchers = self.watchers(at.directory, subject);
         let causes: Vec<Cause> = down
             .accusations()
             .iter()
@@ -86,7 +82,7 @@ impl<K: Keys> Machine<K> {
         if case.words.iter().all(|word| word.accuser != self.me) {
             return;
         }
-        let watchers = self.watchers(at, subject);
+        let watchers = self.watchers(at.directory, subject);
         let mut later = Time::NEVER;
         for cause in CAUSES {
             let words: Vec<&Word> = case

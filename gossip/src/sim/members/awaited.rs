@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::cluster::Heard;
+use super::cluster::{Cluster, Heard};
 use super::profile::{Change, Profile};
 use crate::sim::Slot;
 use crate::swim::{Member, State, Time};
@@ -54,9 +54,13 @@ impl Awaited {
         }
     }
 
-    /// Whether everything is learned.
-    pub(super) fn is_over(&self) -> bool {
-        self.open.is_empty()
+    /// Lets time pass until everything is learned, or for so long.
+    pub(super) fn wait<P: Profile>(&mut self, cluster: &mut Cluster<P>, limit: Duration) {
+        const STEP: Duration = Duration::from_millis(50);
+        let end = cluster.world.now() + limit;
+        while !self.open.is_empty() && cluster.world.now() < end {
+            cluster.run(STEP, |heard, event| self.look(&heard, &event));
+        }
     }
 
     /// Members of which not all have learned it; they are given up.

@@ -100,9 +100,9 @@ impl Judge {
             self.hold(!self.nobody_is_down, || format!("{}: for no reason {fact:?}", when()));
             // Whoever says so first has put it down; others believe it for what it says.
             if self.ended.insert((*member, fact.version()), ()).is_none() {
-                let others = peer.machine.members().live();
-                self.hold(is_copied || is_enough(down, others), || {
-                    format!("{}: too few of {others} say {fact:?}", when())
+                let watchers = peer.machine.watchers(&heard.world.shared.directory, *member);
+                self.hold(is_copied || is_enough(down, watchers), || {
+                    format!("{}: too few of {watchers} say {fact:?}", when())
                 });
             }
         }
@@ -124,10 +124,10 @@ fn is_within(sizes: Sizes) -> bool {
         && news <= SIZES_MAX.news
 }
 
-/// Whether so many say that a member is down as must, where there are so many others.
-fn is_enough(down: &Down, others: usize) -> bool {
+/// Whether so many say that a member is down as must, where so many watch it.
+fn is_enough(down: &Down, watchers: usize) -> bool {
     let is_alone_enough = |cause| matches!(cause, Cause::LongSilent | Cause::LongUnmet);
     let accusations = down.accusations();
-    let needed = ACCUSERS.min(others / 2 + 1);
+    let needed = ACCUSERS.min(watchers / 2 + 1);
     accusations.len() >= needed || accusations.iter().any(|accusation| is_alone_enough(accusation.cause))
 }

@@ -25,8 +25,6 @@ const DOWN_TIME_MAX: Duration = Duration::from_secs(120);
 /// Views are to be equal after so long, or never.
 const AGREE_TIME_MAX: Duration = Duration::from_secs(600);
 
-const STEP: Duration = Duration::from_millis(50);
-
 const GONE: &[State] = &[State::Down, State::Left];
 
 pub(super) fn killed<P: Profile>(setup: Setup) -> Figures {
@@ -53,7 +51,7 @@ fn ends<P: Profile>(setup: Setup, fate: Fate) -> Figures {
             cluster.end(*slot, fate);
             awaited.expect(member, cluster.world.now(), &stay);
         }
-        wait(&mut cluster, &mut awaited, DOWN_TIME_MAX);
+        awaited.wait(&mut cluster, DOWN_TIME_MAX);
         figures.count("members that end", ended.len());
         figures.count("not down everywhere", awaited.give_up());
         awaited.each.iter().for_each(|took| figures.time("down at a node", *took));
@@ -65,13 +63,6 @@ fn ends<P: Profile>(setup: Setup, fate: Fate) -> Figures {
         cluster.run(seconds(5.0), |_, _| {});
     }
     finish(&cluster, figures)
-}
-
-fn wait<P: Profile>(cluster: &mut Cluster<P>, awaited: &mut Awaited, limit: Duration) {
-    let end = cluster.world.now() + limit;
-    while !awaited.is_over() && cluster.world.now() < end {
-        cluster.run(STEP, |heard, event| awaited.look(&heard, &event));
-    }
 }
 
 /// Of two or three nodes one is left, of more a fifth.
