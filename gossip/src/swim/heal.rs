@@ -66,9 +66,9 @@ impl<K: Keys> Machine<K> {
     }
 
     fn talk_to_anybody(&mut self, at: &mut At) {
-        let others =
-            self.members.living().filter(|member| *member != self.me && self.neighbours.binary_search(member).is_err());
-        if let Some(member) = others.choose(&mut self.rng) {
+        let (me, neighbours) = (self.me, &self.neighbours);
+        let is_other = |member: Member| member != me && neighbours.binary_search(&member).is_err();
+        if let Some(member) = self.members.any_living(&mut self.rng, is_other) {
             let (number, digest) = (self.number(), self.members.digest());
             self.send_or_dial(at, member, Message::Ping(number, digest, true));
         }

@@ -1,5 +1,6 @@
 //! What a node says of itself: its record, new generations, that it is not down, and that it leaves.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::config::Config;
@@ -18,6 +19,10 @@ const DENIAL_PAUSE: std::time::Duration = std::time::Duration::from_millis(200);
 /// Times in [`Config::unreliable_time`] that a node is accused before it stays away.
 const FLAPS_MAX: usize = 3;
 
+/// Other instances with the same key that are remembered: of more than so many copies of one home some may go on outbidding
+/// each other.
+const OUTBID_MAX: usize = 8;
+
 /// What a node denies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Denied {
@@ -34,8 +39,8 @@ pub(super) struct Own {
     record: Arc<Record>,
     /// A generation that is not durable yet.
     pending: Option<u64>,
-    /// Another instance with this key, which was outbid once.
-    outbid: Option<u64>,
+    /// Other instances with this key, which were outbid once, the latest last.
+    outbid: VecDeque<u64>,
     /// When it last denied that it is down, and whether it is to again once [`DENIAL_PAUSE`] is over.
     denied_at: Option<Time>,
     denies_again: bool,
@@ -68,7 +73,7 @@ impl Own {
         Self {
             record: Record::sign(claims, keys),
             pending: None,
-            outbid: None,
+            outbid: VecDeque::new(),
             denied_at: None,
             denies_again: false,
             stood_still_at: None,
@@ -210,7 +215,7 @@ impl<K: Keys> Machine<K> {
     fn outbid(&mut self, theirs: Version, instance: u64) {
         let own = self.own.record.claims();
         // Outbid again by the same: it lives, and goes on as this one does.
-        let lives = self.own.outbid == Some(instance) && self.own.pending.is_none();
+        let lives = self.own.outbid.contains(&instance) && self.own.pending.is_none();
         if lives && own.instance < instance {
             self.own.stopped = true;
             self.effects.push(Effect::Stop(Stop::DuplicateIdentity));
@@ -219,7 +224,12 @@ impl<K: Keys> Machine<K> {
         let highest = theirs.generation.max(own.version.generation);
         let Some(next) = highest.checked_add(1) else { return };
         if self.own.pending.is_none_or(|pending| pending < next) {
-            self.own.outbid = Some(instance);
+            if !self.own.outbid.contains(&instance) {
+                self.own.outbid.push_back(instance);
+            }
+            if self.own.outbid.len() > OUTBID_MAX {
+                self.own.outbid.pop_front();
+            }
             self.own.pending = Some(next);
             self.effects.push(Effect::Persist(next));
         }

@@ -3,6 +3,10 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use rand::Rng;
+use rand::rngs::SmallRng;
+use rand::seq::IteratorRandom;
+
 use super::fact::Fact;
 use super::name::{Directory, Member};
 
@@ -18,6 +22,9 @@ pub const MEMBERS_MAX: usize = 32_768;
 /// Members that are down or have left and are remembered: as many as are here, and at least so many. The oldest are
 /// forgotten first.
 pub const GARBAGE_MIN: usize = 1024;
+
+/// Members that are drawn before all are looked through.
+const TRIES: u32 = 32;
 
 /// The table of one node.
 ///
@@ -88,6 +95,15 @@ impl Members {
                 Some(Member(at * 64 + bit))
             })
         })
+    }
+
+    /// Any of those who are here and wanted, each as likely as another.
+    pub(super) fn any_living(&self, rng: &mut SmallRng, is_wanted: impl Fn(Member) -> bool) -> Option<Member> {
+        let is_it = |member: &Member| self.is_live(*member) && is_wanted(*member);
+        let slots = u32::try_from(self.facts.len()).ok().filter(|slots| *slots > 0)?;
+        // Most are most of the time, and thousands need not be counted for one.
+        let found = (0..TRIES).map(|_| Member(rng.random_range(0..slots))).find(is_it);
+        found.or_else(|| self.living().filter(is_it).choose(rng))
     }
 
     /// Members that are here, this one included.

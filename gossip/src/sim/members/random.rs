@@ -35,6 +35,9 @@ const REAL_KEYS: u64 = 50;
 /// One of so many seeds has nothing in it for which anybody may be put down.
 const HARMLESS: u64 = 8;
 
+/// Whoever was told to leave has stopped after this.
+const LEAVE_TIME: Duration = Duration::from_secs(4);
+
 /// What is to be lived through.
 const SHORT_STALL: Duration = Duration::from_secs(2);
 
@@ -370,6 +373,8 @@ impl Run<'_> {
     /// Nothing goes wrong any more; who is down stays so, but for those whom all know from the beginning: whoever comes back
     /// from long ago to addresses of which none is in use any more is alone for ever, and rightly so.
     fn mend(&mut self) {
+        // Who is about to leave has done so first.
+        self.wait(LEAVE_TIME);
         for slot in CONTACTS {
             if self.cluster.world.node(slot).is_none() {
                 self.start(slot);
