@@ -321,7 +321,7 @@ impl<K: Keys> Machine<K> {
         self.compare_on_time(at);
         self.heal_on_time(at);
         self.join_on_time(at);
-        self.leave_on_time(at);
+        self.own_on_time(at);
     }
 
     fn next_deadline(&self) -> Time {

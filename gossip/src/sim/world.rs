@@ -22,11 +22,12 @@ pub const BEGINNING: Time = Time(1_000_000_000);
 /// Times that a packet goes one way or the other until a connection with Noise and Yamux is there.
 const HANDSHAKE_LEGS: u32 = 5;
 
-/// Bytes that a frame takes on the wire beside its own: Yamux, Noise, TCP, IP, Ethernet.
+/// Bytes that a frame takes on the wire beside its own: Yamux 12, Noise 18, TCP with time stamps 32, IP 20. Empty segments that
+/// only confirm are not counted.
 pub(super) const FRAME_OVERHEAD: u64 = 82;
 
-/// Bytes that a datagram takes on the wire beside its own: UDP, IP, Ethernet.
-const DATAGRAM_OVERHEAD: u64 = 42;
+/// Bytes that a datagram takes on the wire beside its own: UDP 8, IP 20.
+const DATAGRAM_OVERHEAD: u64 = 28;
 
 /// Frames that a stream sends without hearing that any has come.
 const UNCONFIRMED_MAX: usize = 10;

@@ -13,7 +13,7 @@ use super::name::{Keys, Member};
 use super::overlay;
 use super::record::Record;
 use super::time::Time;
-use super::{At, Effect, Machine, Standing};
+use super::{At, Effect, Event, Machine, Standing};
 
 /// Connections for a purpose that this node makes, at once, beside those to its neighbours.
 pub(super) const BRIEF_MAX: usize = 8;
@@ -68,13 +68,19 @@ impl<K: Keys> Machine<K> {
                 }
             }
         }
+        let mut acquitted = Vec::new();
         for link in self.links.iter_mut().filter(|link| link.ring && wanted.binary_search(&link.member).is_err()) {
             link.ring = false;
-            link.missing = None;
+            if link.missing.take().is_some_and(|missing| missing.suspected) {
+                acquitted.push(link.member);
+            }
             // The other may be late to see that there is somebody nearer, and asks for it if it needs this for longer.
             link.brief_until = at.now + self.config.redial_pause;
         }
         self.neighbours = wanted;
+        for member in acquitted {
+            self.event(Event::Suspected(member, false));
+        }
     }
 
     pub(super) fn generation_of(&self, member: Member) -> u64 {
@@ -161,7 +167,8 @@ impl<K: Keys> Machine<K> {
     pub(super) fn on_meet(&mut self, at: &mut At, from: Member, record: Arc<Record>, digest: u64, standing: Standing) {
         let generation = record.version().generation;
         let is_theirs = record.name() == at.directory.name(from) && record.is_genuine(&self.keys);
-        let Some(link) = self.links.get_mut(from).filter(|link| link.is_open()) else { return };
+        // Once on each connection.
+        let Some(link) = self.links.get_mut(from).filter(|link| link.is_open() && !link.met) else { return };
         if !is_theirs {
             self.counters.forged += 1;
             return self.hang_up(at, from);
@@ -174,7 +181,14 @@ impl<K: Keys> Machine<K> {
             link.reached = generation;
         }
         let is_introducer = record.claims().introducer.as_ref() == Some(at.directory.name(self.me));
-        link.guest = is_introducer && standing != Standing::Settled;
+        let is_guest = is_introducer && standing != Standing::Settled;
+        link.guest = false;
+        if is_guest && self.links.iter().filter(|link| link.guest).count() >= GUESTS_MAX {
+            self.counters.postponed += 1;
+            return self.hang_up(at, from);
+        }
+        let Some(link) = self.links.get_mut(from) else { return };
+        link.guest = is_guest;
         let is_watched = link.is_watched();
         let is_visitor = |link: &&super::link::Link| link.is_met() && !link.dialed && !link.is_watched();
         if self.links.iter().filter(is_visitor).count() > VISITORS_MAX && !is_watched {

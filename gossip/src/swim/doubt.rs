@@ -108,7 +108,8 @@ impl<K: Keys> Machine<K> {
             }
             match self.members.get(member) {
                 Some(fact) if fact.version() > version => newer.push(fact.clone()),
-                Some(fact) if fact.is_live() => {
+                // Of another version nobody could say anything, and the question would stand in the way of the next.
+                Some(fact) if fact.is_live() && fact.version() == version => {
                     self.doubts.ask(member, version);
                 }
                 Some(_) | None => {}

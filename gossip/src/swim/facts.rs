@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::fact::{Down, Fact};
+use super::fact::{Cause, Down, Fact};
 use super::members::Merged;
 use super::message::in_parts;
 use super::name::{Keys, Member};
@@ -47,6 +47,12 @@ impl<K: Keys> Machine<K> {
         self.doubts.settled(member, fact.precedence());
         if was_live != fact.is_live() {
             self.neighbours_changed = true;
+        }
+        if !fact.is_live()
+            && let Some(link) = self.links.get_mut(member)
+        {
+            // Whoever is gone is nobody's guest.
+            link.guest = false;
         }
         if !fact.is_live() || self.cases.is_older(member, fact.version()) {
             self.close_case(member);
@@ -138,12 +144,20 @@ impl<K: Keys> Machine<K> {
         let member = at.directory.insert(*fact.subject());
         // Of somebody who is not here, or was never heard of, nothing is lost by believing it.
         let is_here = self.members.is_live(member);
-        if !is_here || is_news && self.is_enough(at, member, down) {
+        if !is_here || is_news && self.is_enough(at, member, down) && !self.knows_better(at, member, down) {
             self.tell_subject(member, fact);
             self.learn(at, fact, Some(from));
             return;
         }
         self.doubt(at, member, fact.clone());
+    }
+
+    /// Whether this node has heard a member lately of which one accuser alone says that it has been silent for long: then it
+    /// asks first. Three who say so may be right though it is heard by a fourth.
+    fn knows_better(&self, at: &At, member: Member, down: &Down) -> bool {
+        let heard_from = at.now.before(self.config.period * 2);
+        self.decides(at, member, down) == Some(Cause::LongSilent)
+            && self.links.get(member).is_some_and(|link| link.is_met() && link.heard_at > heard_from)
     }
 
     /// Whoever is put down hears it first, if it can: it may be wrong.

@@ -102,6 +102,7 @@ impl<K: Keys> Machine<K> {
         self.own.stood_still(at.now);
         self.revoke_own_words();
         let (period, config) = (self.config.period, self.config);
+        let mut acquitted = Vec::new();
         for link in self.links.iter_mut() {
             if let Some(waiting) = &mut link.waiting {
                 waiting.due = waiting.due.max(at.now + config.answer_max);
@@ -110,15 +111,21 @@ impl<K: Keys> Machine<K> {
             }
             if let Some(missing) = &mut link.missing {
                 missing.since = at.now;
-                missing.suspected = false;
+                if std::mem::take(&mut missing.suspected) {
+                    acquitted.push(link.member);
+                }
                 missing.judge_at = at.now + config.answer_max + config.help_time;
             }
             link.refused_at = None;
             if link.failing_since != Time::NEVER {
                 link.failing_since = at.now;
             }
-            link.answered = true;
+            // How long that answer takes says nothing of the other.
+            (link.asked, link.answered) = (None, true);
             (link.lateness, link.completed_at) = (Lateness::anew(at.now), at.now);
+        }
+        for member in acquitted {
+            self.event(Event::Suspected(member, false));
         }
         self.health.check_at = self.health.check_at.max(at.now + period);
         self.deadline = at.now;

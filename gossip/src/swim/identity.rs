@@ -23,6 +23,12 @@ const FLAPS_MAX: usize = 3;
 /// each other.
 const OUTBID_MAX: usize = 8;
 
+/// Time away is doubled so many times at most.
+const TIMES_PUT_OUT_MAX: u32 = 6;
+
+/// Whoever was not put out for so long begins anew.
+const RECOVERY_TIME: std::time::Duration = std::time::Duration::from_secs(3600);
+
 /// What a node denies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Denied {
@@ -51,6 +57,9 @@ pub(super) struct Own {
     /// Until then it does not deny that it is down: it is not reliable.
     put_out_until: Option<Time>,
     times_put_out: u32,
+    put_out_ended: Option<Time>,
+    /// What it is to say of itself once it is back.
+    described: Option<Description>,
     /// Answers others until then, and stops.
     leaves_at: Option<Time>,
     stopped: bool,
@@ -80,6 +89,8 @@ impl Own {
             accused_at: [None; FLAPS_MAX],
             put_out_until: None,
             times_put_out: 0,
+            put_out_ended: None,
+            described: None,
             leaves_at: None,
             stopped: false,
         }
@@ -155,6 +166,11 @@ impl<K: Keys> Machine<K> {
     }
 
     pub(super) fn describe(&mut self, at: &mut At, description: Description) {
+        if self.own.is_put_out() {
+            // Said once it is back: whatever it says brings it back.
+            self.own.described = Some(description);
+            return;
+        }
         let Description { addresses, tags, fill } = description;
         self.reassert(at, |claims| (claims.addresses, claims.tags, claims.fill) = (addresses, tags, fill));
     }
@@ -167,10 +183,24 @@ impl<K: Keys> Machine<K> {
             return self.outbid(fact.version(), fact.record().claims().instance);
         }
         match &**fact {
-            Fact::Down(down) if fact.version() >= own.version && !self.own.is_leaving() => {
-                let is_unreliable = |cause| cause == Cause::Unreliable;
-                let put_out = down.accusations().iter().any(|accusation| is_unreliable(accusation.cause));
-                self.deny(at, if put_out { Denied::Unreliable } else { Denied::Down });
+            // Said in this run, of which this node knows nothing: its memory is older than what others know.
+            _ if fact.version().generation > own.version.generation => {
+                self.outbid(fact.version(), own.instance);
+            }
+            _ if fact.version() > own.version => {
+                let said = fact.version().incarnation;
+                self.reassert(at, |claims| {
+                    claims.version.incarnation = claims.version.incarnation.max(said.saturating_add(1));
+                });
+            }
+            Fact::Down(down) if fact.version() == own.version && !self.own.is_leaving() => {
+                // Of words that others would not believe none is a reason to stay away.
+                let what = match self.decides(at, self.me, down) {
+                    None => Denied::Doubt,
+                    Some(Cause::Unreliable) => Denied::Unreliable,
+                    Some(_) => Denied::Down,
+                };
+                self.deny(at, what);
             }
             _ if fact.version() < own.version => {
                 let newest = Arc::new(Fact::Said(self.own.record.clone()));
@@ -197,10 +227,14 @@ impl<K: Keys> Machine<K> {
             Denied::Unreliable => true,
         };
         if put_out {
-            let time = self.config.unreliable_time.saturating_mul(1 << self.own.times_put_out.min(6));
+            let recovered = self.own.put_out_ended.is_some_and(|ended| at.now.since(ended) > RECOVERY_TIME);
+            if recovered {
+                self.own.times_put_out = 0;
+            }
+            let time = self.config.unreliable_time.saturating_mul(1 << self.own.times_put_out.min(TIMES_PUT_OUT_MAX));
             self.own.times_put_out += 1;
             self.own.accused_at = Default::default();
-            self.own.put_out_until = Some(at.now + time);
+            (self.own.put_out_until, self.own.denies_again) = (Some(at.now + time), false);
             return self.event(Event::PutOut);
         }
         (self.own.denied_at, self.own.denies_again) = (Some(at.now), false);
@@ -252,13 +286,16 @@ impl<K: Keys> Machine<K> {
         self.reassert(at, |claims| claims.status = Status::Left);
         // At once, before whatever else is to be sent.
         self.flush_news(at);
-        self.own.leaves_at = Some(at.now + LEAVE_TIME_MAX);
+        (self.own.leaves_at, self.own.denies_again) = (Some(at.now + LEAVE_TIME_MAX), false);
     }
 
-    pub(super) fn leave_on_time(&mut self, at: &mut At) {
+    pub(super) fn own_on_time(&mut self, at: &mut At) {
         if self.own.put_out_until.is_some_and(|until| until <= at.now) {
-            self.own.put_out_until = None;
-            self.deny(at, Denied::Doubt);
+            (self.own.put_out_until, self.own.put_out_ended) = (None, Some(at.now));
+            match self.own.described.take() {
+                Some(description) => self.describe(at, description),
+                None => self.deny(at, Denied::Doubt),
+            }
         }
         let denied_at = self.own.denied_at.filter(|_| self.own.denies_again);
         if denied_at.is_some_and(|denied_at| denied_at + DENIAL_PAUSE <= at.now) && !self.own.is_leaving() {

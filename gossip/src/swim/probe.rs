@@ -10,7 +10,7 @@ use super::link::{Missing, State, Waiting};
 use super::name::{Keys, Member};
 use super::overlay;
 use super::time::Time;
-use super::{At, Effect, Event, Machine, Message};
+use super::{At, Effect, Event, Machine, Message, verdict};
 
 /// Questions for others that are under way.
 const INQUIRIES_MAX: usize = 64;
@@ -44,8 +44,8 @@ impl<K: Keys> Machine<K> {
                     self.send_if_met(watcher, Message::Told(0, member, true));
                 }
             }
-            self.drop_case_of_silence(member);
         }
+        self.drop_case_of_silence(member);
         let told: Vec<Inquiry> = self.inquiries.extract_if(.., |inquiry| inquiry.subject == member).collect();
         for inquiry in told {
             self.send_if_met(inquiry.asker, Message::Told(inquiry.number, member, true));
@@ -200,6 +200,8 @@ impl<K: Keys> Machine<K> {
             State::Open if !link.met && link.next <= at.now => {
                 link.closed(at.now + config.redial_pause);
                 self.effects.push(Effect::Close(member));
+                // Whoever accepts and says nothing is not there either.
+                self.on_dial_failed(at, member, false);
             }
             State::Open => self.exchange_on_time(at, member),
             State::Closed(_) | State::Dialing => {}
@@ -283,10 +285,21 @@ impl<K: Keys> Machine<K> {
         }
         let due = at.now + self.config.help_time / 2;
         self.inquiries.push(Inquiry { asker: from, number, subject, due });
-        self.ping(at, subject);
+        // A question that is under way will do: a new one would put off the moment when it is overdue.
+        if self.links.get(subject).is_some_and(|link| link.waiting.is_none()) {
+            self.ping(at, subject);
+        }
     }
 
     pub(super) fn on_told(&mut self, at: &mut At, from: Member, subject: Member, answered: bool) {
+        let Some(fact) = self.members.get(subject) else { return };
+        if !verdict::may_accuse(at.directory, &self.members, from, fact.record()) {
+            self.counters.unfit += 1;
+            return;
+        }
+        if answered {
+            self.drop_case_of_silence(subject);
+        }
         let Some(link) = self.links.get_mut(subject) else { return };
         let Some(missing) = &mut link.missing else { return };
         missing.asked.retain(|helper| *helper != from);
@@ -300,7 +313,6 @@ impl<K: Keys> Machine<K> {
             if was_suspected {
                 self.event(Event::Suspected(subject, false));
             }
-            self.drop_case_of_silence(subject);
         }
     }
 

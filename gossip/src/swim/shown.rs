@@ -7,7 +7,7 @@ use super::members::Members;
 use super::name::{Directory, Keys, Member};
 use super::record::{Record, Status};
 use super::time::Time;
-use super::{Machine, State, overlay, verdict};
+use super::{Machine, State, overlay};
 
 /// What was dropped or refused, and how often.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -109,11 +109,9 @@ impl<K: Keys> Machine<K> {
         &self.neighbours
     }
 
-    /// Whether this node takes a member's word on another's silence: it watches it, or has let it in.
-    pub fn may_accuse(&self, directory: &Directory, accuser: Member, subject: Member) -> bool {
-        self.members
-            .get(subject)
-            .is_some_and(|fact| verdict::may_accuse(directory, &self.members, accuser, fact.record()))
+    /// Whether a member stands so near another, in this node's view, that it may watch it.
+    pub fn is_near(&self, directory: &Directory, watcher: Member, subject: Member) -> bool {
+        overlay::may_watch(directory, &self.members, watcher, subject)
     }
 
     /// How many watch a member, in this node's view.

@@ -27,6 +27,14 @@ pub(super) const SILENT_WORD_TIME: Duration = Duration::from_millis(1500);
 /// nobody left.
 const LONG_UNMET: u32 = 3;
 
+/// Words that were last said so long ago are dropped. Whoever says that it has never met a member does so once for each dial.
+fn kept_for(cause: Cause) -> Duration {
+    match cause {
+        Cause::Gone | Cause::Silent | Cause::LongSilent | Cause::Unreliable => UNRELIABLE_WORD_TIME,
+        Cause::Unmet | Cause::LongUnmet => Duration::from_secs(10),
+    }
+}
+
 /// Where something is said of others, a node looks at the clock so often, so that it does not miss that it stands still itself.
 const WATCH_PERIOD: Duration = Duration::from_millis(100);
 
@@ -84,18 +92,28 @@ impl Cases {
     }
 
     /// Whether somebody's words were last said so long ago; from now on they are said again.
-    fn is_due_again(&mut self, subject: Member, accuser: Member, now: Time, pause: Duration) -> bool {
+    fn is_due_again(&mut self, subject: Member, accuser: Member, cause: Cause, now: Time, pause: Duration) -> bool {
         let words = self.of.get_mut(&subject).into_iter().flat_map(|case| case.words.iter_mut());
-        let mut due = words.filter(|word| word.accuser == accuser && now.since(word.said_at) >= pause).peekable();
+        let is_it = |word: &&mut Word| word.accuser == accuser && says_as_much(word.accusation.cause, cause);
+        let mut due = words.filter(is_it).filter(|word| now.since(word.said_at) >= pause).peekable();
         let is_due = due.peek().is_some();
         due.for_each(|word| word.said_at = now);
         is_due
     }
 
-    /// Somebody's words were heard again.
-    fn is_said_again(&mut self, subject: Member, accuser: Member, now: Time) {
+    /// Somebody has said so again.
+    fn is_said_again(&mut self, subject: Member, accuser: Member, cause: Cause, now: Time) {
         let words = self.of.get_mut(&subject).into_iter().flat_map(|case| case.words.iter_mut());
-        words.filter(|word| word.accuser == accuser).for_each(|word| word.said_at = now);
+        let says = |word: &&mut Word| word.accuser == accuser && says_as_much(word.accusation.cause, cause);
+        words.filter(says).for_each(|word| word.said_at = now);
+    }
+
+    /// Drops what nobody says any more, and cases of which nothing is left.
+    fn drop_old(&mut self, now: Time) {
+        self.of.retain(|_, case| {
+            case.words.retain(|word| now.since(word.said_at) <= kept_for(word.accusation.cause));
+            !case.words.is_empty()
+        });
     }
 
     fn has_any(&self, subject: Member, accuser: Member) -> bool {
@@ -229,7 +247,7 @@ impl<K: Keys> Machine<K> {
         };
         let is_new = self.cases.add(subject, fact.version(), word);
         // Some may not have been reached before, or not have watched it yet.
-        if is_new || self.cases.is_due_again(subject, self.me, at.now, self.config.period / 2) {
+        if is_new || self.cases.is_due_again(subject, self.me, cause, at.now, self.config.period / 2) {
             self.send_if_met(subject, Message::Accuse(accusation.clone()));
             let mut watchers = self.watchers_of(at, subject);
             watchers.shuffle(&mut self.rng);
@@ -291,7 +309,7 @@ impl<K: Keys> Machine<K> {
         }
         if self.cases.has(subject, accuser, accusation.cause) {
             if from == accuser {
-                self.cases.is_said_again(subject, accuser, at.now);
+                self.cases.is_said_again(subject, accuser, accusation.cause, at.now);
             }
             return;
         }
@@ -353,7 +371,7 @@ impl<K: Keys> Machine<K> {
         let word =
             Word { accuser, accusation: accusation.clone(), missed_at: at.now, came_at: at.now, said_at: at.now };
         if !self.cases.add(self.me, version, word) {
-            self.cases.is_said_again(self.me, accuser, at.now);
+            self.cases.is_said_again(self.me, accuser, accusation.cause, at.now);
         }
         if accusation.cause == Cause::LongSilent {
             return self.deny(at, Denied::Down);
@@ -363,7 +381,10 @@ impl<K: Keys> Machine<K> {
             self.ping(at, accuser);
         }
         // If that does not reach them, everybody is told, before the grace is over.
-        self.judge_later(self.me, at.now + self.config.answer_min);
+        let own = self.cases.of.get_mut(&self.me);
+        if let Some(case) = own {
+            case.judge_at = case.judge_at.min(at.now + self.config.answer_min);
+        }
     }
 
     /// Denies what is said of this node, where so many have not been answered that a verdict is near.
@@ -393,6 +414,7 @@ impl<K: Keys> Machine<K> {
 
     pub(super) fn judge_on_time(&mut self, at: &mut At) {
         if self.cases.watch_at <= at.now {
+            self.cases.drop_old(at.now);
             self.cases.watch_at = if self.cases.of.is_empty() { Time::NEVER } else { at.now + WATCH_PERIOD };
         }
         let due: Vec<Member> =

@@ -4,9 +4,9 @@
 //! | cause | who is enough | not before |
 //! |---|---|---|
 //! | gone | 3 who watch it, all where there are fewer | they said so within a second of each other |
-//! | silent | 3 who watch it, a majority where there are fewer | the grace after the first answer that one of them missed |
+//! | silent | 3 who watch it, a majority where there are fewer, said just now | the grace after the first answer that one of them missed |
 //! | long silent | one who watches it, or let it in | said only after the long time |
-//! | unreliable | 3 who watch it, a majority where there are fewer | said only after six of eight periods without an exchange in time |
+//! | unreliable | 3 who watch it, a majority where there are fewer | said only after five of eight exchanges were late, and one is now |
 //! | unmet | 3 who should watch it, a majority where there are fewer | said only after the long time |
 //! | long unmet | one who should watch it | said only after three long times |
 
@@ -60,6 +60,11 @@ impl Cause {
 impl<K: Keys> Machine<K> {
     /// Whether what a Down says is enough for this node, with who is where in its own view.
     pub(super) fn is_enough(&self, at: &At, subject: Member, down: &Down) -> bool {
+        self.decides(at, subject, down).is_some()
+    }
+
+    /// For which cause what a Down says is enough, with who is where in this node's own view.
+    pub(super) fn decides(&self, at: &At, subject: Member, down: &Down) -> Option<Cause> {
         let watchers = self.watchers(at.directory, subject);
         let causes: Vec<Cause> = down
             .accusations()
@@ -70,8 +75,8 @@ impl<K: Keys> Machine<K> {
             })
             .map(|accusation| accusation.cause)
             .collect();
-        CAUSES.into_iter().any(|cause| {
-            let count = causes.iter().filter(|cause| cause.counts(**cause)).count();
+        CAUSES.into_iter().find(|cause| {
+            let count = causes.iter().filter(|said| cause.counts(**said)).count();
             count >= cause.needed(watchers, self.config.accusers)
         })
     }

@@ -43,7 +43,7 @@ pub(super) fn forge(cluster: &Cluster, to: Slot, by: Slot, rng: &mut SmallRng) -
             ("accusers who never said so", say(Fact::Down(Down::new(known.clone(), words)), rng))
         }
         4 => {
-            let far = living.iter().copied().filter(|other| !view.may_accuse(&shared.directory, *other, victim));
+            let far = living.iter().copied().filter(|other| !view.is_near(&shared.directory, *other, victim));
             let far: Vec<Member> = far.filter(|other| *other != victim).collect();
             if far.len() < ACCUSERS {
                 return None;

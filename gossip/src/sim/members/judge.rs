@@ -74,6 +74,9 @@ impl Judge {
 
     /// Looks at what a node has told.
     pub fn look(&mut self, heard: &Heard<'_>, event: &Event) {
+        if let Event::PutOut | Event::Isolated(true) = event {
+            self.hold(!self.nobody_is_down, || format!("{} us, node {}: {event:?}", heard.now.0, heard.slot.0));
+        }
         let Event::Changed(member, fact) = event else { return };
         let me = heard.world.shared.of_slot[heard.slot.0 as usize];
         let Some(peer) = heard.world.node(heard.slot) else { return };

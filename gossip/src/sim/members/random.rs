@@ -35,8 +35,8 @@ const REAL_KEYS: u64 = 50;
 /// One of so many seeds has nothing in it for which anybody may be put down.
 const HARMLESS: u64 = 8;
 
-/// Whoever was told to leave has stopped after this.
-const LEAVE_TIME: Duration = Duration::from_secs(4);
+/// Whoever was told to leave has stopped after this, though it stood still when it was told.
+const LEAVE_TIME: Duration = Duration::from_secs(14);
 
 /// What is to be lived through.
 const SHORT_STALL: Duration = Duration::from_secs(2);

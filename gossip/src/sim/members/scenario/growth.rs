@@ -74,9 +74,9 @@ pub(super) fn idle<P: Profile>(setup: Setup) -> Figures {
         |cluster: &Cluster<P>| -> u64 { cluster.world.slots().map(|slot| cluster.world.traffic(slot).bytes).sum() };
     let (before, mut told) = (sent(&cluster), 0);
     cluster.run(IDLE_TIME, |_, event| told += usize::from(P::change(&event).is_some()));
-    figures.rate("sent by a node", (sent(&cluster) - before) / setup.nodes as u64, IDLE_TIME);
+    figures.rate("sent by a node, on average", (sent(&cluster) - before) / setup.nodes as u64, IDLE_TIME);
     figures.count("changes", told);
     let connections = cluster.world.slots().map(|slot| cluster.world.connections(slot)).max();
-    figures.count("connections of a node, at most", connections.unwrap_or(0));
+    figures.count("connections of a node in the end, at most", connections.unwrap_or(0));
     finish(&cluster, figures)
 }
