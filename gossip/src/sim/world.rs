@@ -381,7 +381,9 @@ impl<N: Node> World<N> {
                 }
             }
             Event::Tell(slot, process, happened) => {
-                if self.places[slot.0 as usize].process == process {
+                // That one is gone which there was before is heard no more where there is another already.
+                let is_late = matches!(&happened, Happened::Closed(other) if self.is_connected(slot, *other));
+                if self.places[slot.0 as usize].process == process && !is_late {
                     self.happen(slot, happened, look);
                 }
             }
@@ -420,6 +422,10 @@ impl<N: Node> World<N> {
         self.actions = actions;
         self.arm(slot);
         look(self, slot);
+    }
+
+    fn is_connected(&self, slot: Slot, other: Slot) -> bool {
+        self.places[slot.0 as usize].connections.iter().any(|(end, _)| *end == other)
     }
 
     fn arm(&mut self, slot: Slot) {

@@ -104,8 +104,10 @@ impl Node for Peer {
             Happened::Opened { with, dialed } => {
                 let member = member_at(with);
                 if let Some((_, other)) = self.connected.iter().find(|(other, _)| *other == member).copied() {
-                    // Two processes under one name: the one that came last.
-                    actions.push(Action::Close(other));
+                    // Two processes under one name: the one that came last. With one and the same an earlier connection is gone.
+                    if other != with {
+                        actions.push(Action::Close(other));
+                    }
                     self.connected.retain(|(other, _)| *other != member);
                     self.handle_input(shared, Input::Closed(member), now, actions);
                 }
