@@ -172,24 +172,18 @@ impl<P: Profile> Cluster<P> {
     }
 
     /// Lets time pass until all views are equal and right; how long that took, if it was not too long.
-    pub fn run_until_agreed(&mut self, limit: Duration, hear: impl FnMut(Heard<'_, P>, P::Event)) -> Option<Duration> {
-        self.run_until(limit, &mut Hearing(hear), |cluster| cluster.disagreement().is_none())
-    }
-
-    /// Lets time pass until something is so; how long that took, if it was not too long.
-    pub fn run_until(
+    pub fn run_until_agreed(
         &mut self,
         limit: Duration,
-        watcher: &mut impl Watcher<P>,
-        is_so: impl Fn(&Self) -> bool,
+        mut hear: impl FnMut(Heard<'_, P>, P::Event),
     ) -> Option<Duration> {
         const STEP: Duration = Duration::from_millis(50);
         let began = self.world.now();
         while self.world.now() < began + limit {
-            if is_so(self) {
+            if self.disagreement().is_none() {
                 return Some(self.world.now().since(began));
             }
-            self.run_watched(STEP, watcher);
+            self.run(STEP, &mut hear);
         }
         None
     }

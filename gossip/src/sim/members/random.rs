@@ -41,6 +41,9 @@ const LEAVE_TIME: Duration = Duration::from_secs(14);
 /// What is to be lived through.
 const SHORT_STALL: Duration = Duration::from_secs(2);
 
+/// Between two looks at whether anything did not hold.
+const SLICE: Duration = Duration::from_millis(50);
+
 /// Facts that were seen, of which some are said again long after.
 const SEEN_MAX: usize = 1000;
 
@@ -203,7 +206,7 @@ impl Run<'_> {
         }
         self.note(&format!("{mix:?}{}", if harmless { ", and nobody may be put down" } else { "" }));
         let end = self.cluster.world.now() + TROUBLE;
-        while self.cluster.world.now() < end {
+        while self.cluster.world.now() < end && !self.is_lost() {
             if let Some(trouble) = mix.choose(&mut self.rng) {
                 self.happen(*trouble);
             }
@@ -217,7 +220,16 @@ impl Run<'_> {
     }
 
     fn wait(&mut self, time: Duration) {
-        self.cluster.run_watched(time, &mut self.watcher);
+        let end = self.cluster.world.now() + time;
+        while self.cluster.world.now() < end && !self.is_lost() {
+            let left = end.since(self.cluster.world.now());
+            self.cluster.run_watched(left.min(SLICE), &mut self.watcher);
+        }
+    }
+
+    /// Something did not hold: what comes after it says no more, and may never end.
+    fn is_lost(&self) -> bool {
+        !self.watcher.judge.violations.is_empty()
     }
 
     /// Waits until all agree on something; says so where they never do.
@@ -228,8 +240,12 @@ impl Run<'_> {
         mix: &[Trouble],
         differs: fn(&Cluster) -> Option<(Slot, Member)>,
     ) -> Option<Duration> {
-        let agreed = self.cluster.run_until(limit, &mut self.watcher, |cluster| differs(cluster).is_none());
-        if agreed.is_none() {
+        let began = self.cluster.world.now();
+        while differs(&self.cluster).is_some() && self.cluster.world.now() < began + limit && !self.is_lost() {
+            self.cluster.run_watched(SLICE, &mut self.watcher);
+        }
+        let agreed = differs(&self.cluster).is_none().then(|| self.cluster.world.now().since(began));
+        if agreed.is_none() && !self.is_lost() {
             let explained = differs(&self.cluster).and_then(|(slot, member)| {
                 Some((slot, member, self.cluster.world.node(slot)?.machine.explain(member)))
             });
