@@ -357,7 +357,11 @@ mod tests {
         let asked = |scenario| Asked::new(scenario, Protocol::Ours, None, 1, 1).expect("sound");
         assert_eq!(trace(&asked(Scenario::Idle), |_| Ok(())).expect_err("no story").code, Code::Usage);
         let mut lines = 0;
-        trace(&asked(Scenario::Random), |_| Ok(lines += 1)).expect("nothing is wrong");
+        let count = |_: &str| {
+            lines += 1;
+            Ok(())
+        };
+        trace(&asked(Scenario::Random), count).expect("nothing is wrong");
         assert!(lines > 10, "{lines}");
         let full = |_: &str| Err(Problem::new(Code::Other, "full"));
         assert_eq!(trace(&asked(Scenario::Random), full).expect_err("nobody listens").code, Code::Other);
