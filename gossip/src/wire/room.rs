@@ -22,6 +22,9 @@ pub const PATIENCE: Duration = Duration::from_secs(1);
 /// bounded by [`Room::small_max`].
 pub const SMALL_COST_MAX: usize = 4 << 10;
 
+/// While small frames take too much it is looked for the link that takes most once for one part in so many of what they may.
+const LOOKS: usize = 64;
+
 /// One part in so many of a room is for peers that have not come to an end with anything.
 const UNPROVEN_PART: usize = 4;
 
@@ -43,6 +46,8 @@ pub struct Room {
     len_max: usize,
     share_max: usize,
     small: AtomicUsize,
+    /// What that was when it was last looked at which link takes most; 0 while it is not too much.
+    looked_at: AtomicUsize,
     stakes: Mutex<BTreeMap<u64, Stake>>,
     next: AtomicU64,
     links: Mutex<Vec<Weak<Shared>>>,
@@ -93,6 +98,7 @@ impl Room {
             len_max,
             share_max: share_max.min(len_max),
             small: AtomicUsize::new(0),
+            looked_at: AtomicUsize::new(0),
             stakes: Mutex::default(),
             next: AtomicU64::new(0),
             links: Mutex::default(),
@@ -151,21 +157,31 @@ impl Room {
         }
     }
 
-    /// A small frame has come on a link, which takes so much more. If that is too much, the link is ended that takes most of
-    /// those of the peer that takes most. One that has ended already will give its part back in a moment, and nobody else
-    /// is ended for it.
+    /// A small frame has come on a link, which takes so much more. Where those that go on take too much together, the link is
+    /// ended that takes most of those of the peer that takes most. What one that has ended takes it gives back in a moment, and
+    /// nobody else is ended for that.
     pub(super) fn add_small(&self, link: &Shared, tenant: &Tenant, cost: usize) {
         link.small.fetch_add(cost, Ordering::Relaxed);
         tenant.small.fetch_add(cost, Ordering::Relaxed);
-        if self.small.fetch_add(cost, Ordering::Relaxed) + cost <= self.small_max() {
+        let (all, most) = (self.small.fetch_add(cost, Ordering::Relaxed) + cost, self.small_max());
+        if all <= most {
+            self.looked_at.store(0, Ordering::Relaxed);
             return;
         }
+        // Not for each frame: there may be many links, and who has no time for them takes longer to give back.
+        let looked_at = self.looked_at.fetch_min(all, Ordering::Relaxed).min(all);
+        if looked_at > 0 && all < looked_at + most / LOOKS {
+            return;
+        }
+        self.looked_at.store(all, Ordering::Relaxed);
         let links: Vec<Arc<Shared>> = lock(&self.links).iter().filter_map(Weak::upgrade).collect();
-        let most = links.iter().max_by_key(|link| {
-            let of_tenant = link.tenant().map_or(0, |tenant| tenant.small.load(Ordering::Relaxed));
-            (of_tenant, link.small.load(Ordering::Relaxed), link.has_ended())
-        });
-        if let Some(link) = most.filter(|link| !link.has_ended()) {
+        let small = |link: &Arc<Shared>| link.small.load(Ordering::Relaxed);
+        let going_on = || links.iter().filter(|link| !link.has_ended());
+        if going_on().map(small).sum::<usize>() <= most {
+            return;
+        }
+        let of_tenant = |link: &Arc<Shared>| link.tenant().map_or(0, |tenant| tenant.small.load(Ordering::Relaxed));
+        if let Some(link) = going_on().max_by_key(|link| (of_tenant(link), small(link))) {
             link.end(LinkError::Hoarding);
         }
     }

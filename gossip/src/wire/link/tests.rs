@@ -2,6 +2,8 @@ use bytes::Bytes;
 use tokio::io::DuplexStream;
 use tokio_util::compat::{Compat, TokioAsyncReadCompatExt};
 
+use std::sync::atomic::Ordering;
+
 use super::*;
 use crate::wire::{ClusterId, Room};
 
@@ -214,4 +216,22 @@ async fn small_frames_of_one_peer_never_end_the_link_of_another() {
     }
     assert!(ended > 30, "{ended} have ended");
     assert!(!of_honest.has_ended());
+}
+
+#[test]
+fn links_that_go_on_are_bounded_also_while_nothing_is_given_back() {
+    const ROOM: usize = 1 << 20;
+    let tenant = Room::new(Direction::Incoming, ROOM, ROOM).tenant();
+    let links: Vec<Arc<Shared>> = (0..8).map(|_| Shared::new(64 << 20, 0, Some(&tenant))).collect();
+    let mut held = Vec::new();
+    for _ in 0..4000 {
+        for link in links.iter().filter(|link| !link.has_ended()) {
+            held.push(link.charge(1024).expect("credit for all of it"));
+        }
+    }
+    let all: usize = links.iter().map(|link| link.small.load(Ordering::Relaxed)).sum();
+    assert!(all <= 2 * ROOM, "{all} of {ROOM}");
+    assert!(links.iter().any(|link| link.has_ended()));
+    drop(held);
+    assert!(links.iter().all(|link| link.small.load(Ordering::Relaxed) == 0));
 }
