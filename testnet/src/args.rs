@@ -157,7 +157,7 @@ pub(crate) enum Sim {
         #[arg(long, value_name = "NAME")]
         scenario: Option<Named>,
         /// Nodes [default: what the scenario is usually run with; with random the seed decides]
-        #[arg(long, value_name = "N", requires = "scenario")]
+        #[arg(long, value_name = "N", conflicts_with = "table")]
         nodes: Option<usize>,
         /// Seeds to run
         #[arg(long, value_name = "K", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
@@ -169,7 +169,7 @@ pub(crate) enum Sim {
         #[arg(long, value_name = "NAME", default_value = "ours")]
         profile: Profile,
         /// Tell all that happens in the first seed of random
-        #[arg(long, requires = "scenario")]
+        #[arg(long, conflicts_with = "table")]
         trace: bool,
         /// All scenarios at their sizes, ours beside memberlist, held against targets. Takes hours; rows that FILE has of the
         /// same sources are not run again, so it may be stopped at any time
