@@ -40,9 +40,9 @@ pub enum Message {
     /// The answer to it.
     Ack(u32, u64),
     /// Ask this member whether it is there, for the sender.
-    Ask(u32, Member),
+    Ask(Member),
     /// Whether it answered.
-    Told(u32, Member, bool),
+    Told(Member, bool),
     /// What has just happened.
     News(Vec<Arc<Fact>>),
     /// What is known; of the living it says who is here, and of others it asks whether that is so.
@@ -68,8 +68,8 @@ impl Message {
                 Message::Meet(record, ..) => record.signed().len() + 8 + 1,
                 Message::Ping(..) => 4 + 8 + 1,
                 Message::Ack(..) => 4 + 8,
-                Message::Ask(..) => 4 + MEMBER,
-                Message::Told(..) => 4 + MEMBER + 1,
+                Message::Ask(_) => MEMBER,
+                Message::Told(..) => MEMBER + 1,
                 Message::News(facts) | Message::Known(facts) => facts_len(facts),
                 Message::Accuse(_) => ACCUSATION_LEN,
                 Message::Doubt(members) => members.len() * (MEMBER + 12),

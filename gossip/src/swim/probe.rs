@@ -19,7 +19,6 @@ const INQUIRIES_MAX: usize = 64;
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Inquiry {
     asker: Member,
-    number: u32,
     subject: Member,
     due: Time,
 }
@@ -41,14 +40,14 @@ impl<K: Keys> Machine<K> {
                 self.event(Event::Suspected(member, false));
                 // What this node has said does not hold any more, and others must not build on it.
                 for watcher in self.watchers_of(at, member) {
-                    self.send_if_met(watcher, Message::Told(0, member, true));
+                    self.send_if_met(watcher, Message::Told(member, true));
                 }
             }
         }
         self.drop_case_of_silence(member);
         let told: Vec<Inquiry> = self.inquiries.extract_if(.., |inquiry| inquiry.subject == member).collect();
         for inquiry in told {
-            self.send_if_met(inquiry.asker, Message::Told(inquiry.number, member, true));
+            self.send_if_met(inquiry.asker, Message::Told(member, true));
         }
     }
 
@@ -179,7 +178,7 @@ impl<K: Keys> Machine<K> {
         self.links.retain(|link| link.is_wanted(at.now) || !matches!(link.state, State::Closed(_)));
         let late: Vec<Inquiry> = self.inquiries.extract_if(.., |inquiry| inquiry.due <= at.now).collect();
         for inquiry in late {
-            self.send_if_met(inquiry.asker, Message::Told(inquiry.number, inquiry.subject, false));
+            self.send_if_met(inquiry.asker, Message::Told(inquiry.subject, false));
         }
     }
 
@@ -261,8 +260,7 @@ impl<K: Keys> Machine<K> {
         helpers.truncate(self.config.helpers);
         let mut asked = Vec::new();
         for helper in helpers {
-            let number = self.number();
-            if self.send_or_dial(at, helper, Message::Ask(number, subject)) {
+            if self.send_or_dial(at, helper, Message::Ask(subject)) {
                 asked.push(helper);
             }
         }
@@ -278,13 +276,13 @@ impl<K: Keys> Machine<K> {
         watchers
     }
 
-    pub(super) fn on_ask(&mut self, at: &mut At, from: Member, number: u32, subject: Member) {
+    pub(super) fn on_ask(&mut self, at: &mut At, from: Member, subject: Member) {
         let can_ask = self.links.get(subject).is_some_and(|link| link.is_met());
         if !can_ask || self.inquiries.len() >= INQUIRIES_MAX {
-            return self.send(from, Message::Told(number, subject, false));
+            return self.send(from, Message::Told(subject, false));
         }
         let due = at.now + self.config.help_time / 2;
-        self.inquiries.push(Inquiry { asker: from, number, subject, due });
+        self.inquiries.push(Inquiry { asker: from, subject, due });
         // A question that is under way will do: a new one would put off the moment when it is overdue.
         if self.links.get(subject).is_some_and(|link| link.waiting.is_none()) {
             self.ping(at, subject);

@@ -323,9 +323,9 @@ impl<K: Keys> Machine<K> {
         }
         let ago = Duration::from_millis(u64::from(accusation.due_ago_ms)).min(self.config.period * 2);
         if self.has_heard(at, subject, &accusation, ago) {
-            self.send(from, Message::Told(0, subject, true));
+            self.send(from, Message::Told(subject, true));
             if accuser != from {
-                self.send_if_met(accuser, Message::Told(0, subject, true));
+                self.send_if_met(accuser, Message::Told(subject, true));
             }
             return;
         }

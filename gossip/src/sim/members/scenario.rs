@@ -19,6 +19,9 @@ use crate::sim::Links;
 /// Nodes have so long to connect before anything happens.
 const FORM_TIME: Duration = Duration::from_secs(5);
 
+/// Views are equal after so long, or never.
+const AGREE_TIME_MAX: Duration = Duration::from_secs(600);
+
 /// What is done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Scenario {
@@ -203,6 +206,15 @@ impl Setup {
 
 fn seconds(seconds: f64) -> Duration {
     Duration::from_secs_f64(seconds)
+}
+
+/// Measures how long it takes until all views are equal and right.
+fn agree<P: Profile>(cluster: &mut Cluster<P>, figures: &mut Figures, name: &'static str) {
+    let agreed = cluster.run_until_agreed(AGREE_TIME_MAX, |_, _| {});
+    figures.count("views never equal", usize::from(agreed.is_none()));
+    if let Some(took) = agreed {
+        figures.time(name, took);
+    }
 }
 
 fn finish<P: Profile>(cluster: &Cluster<P>, mut figures: Figures) -> Figures {

@@ -111,7 +111,7 @@ fn a_fact_is_everywhere_in_a_fifth_of_a_second() {
 #[test]
 fn whoever_is_left_of_many_knows_who_that_is() {
     for (nodes, seeds, limit) in [(2, 10, 5.0), (3, 10, 20.0), (5, 10, 60.0), (10, 10, 90.0), (100, 4, 120.0)] {
-        let limits = [("views never right", 0.0), ("views right, of killed", limit), ("views right, of dark", limit)];
+        let limits = [("views never equal", 0.0), ("views equal, of killed", limit), ("views equal, of dark", limit)];
         check(Scenario::Survivors, nodes, 0..seeds, &limits);
     }
 }
@@ -119,7 +119,7 @@ fn whoever_is_left_of_many_knows_who_that_is() {
 #[test]
 fn whoever_ends_before_anybody_has_met_it_is_down_too() {
     for nodes in [20, 100] {
-        check(Scenario::Orphan, nodes, 0..2, &[("views never right", 0.0), ("views right, less a second", 20.0)]);
+        check(Scenario::Orphan, nodes, 0..2, &[("views never equal", 0.0), ("views equal, less a second", 20.0)]);
     }
 }
 
@@ -152,7 +152,7 @@ fn whoever_leaves_has_left_for_everybody() {
         ("left at every node", 0.5),
         ("not left everywhere", 0.0),
         ("taken for down", 0.0),
-        ("views never right", 0.0),
+        ("views never equal", 0.0),
     ];
     check(Scenario::Leave, 100, 0..2, &limits);
 }

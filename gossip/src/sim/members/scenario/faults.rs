@@ -8,7 +8,7 @@ use rand::seq::IndexedRandom;
 use super::super::cluster::Cluster;
 use super::super::figures::Figures;
 use super::super::profile::Profile;
-use super::{Setup, finish, seconds};
+use super::{AGREE_TIME_MAX, Setup, finish, seconds};
 use crate::sim::{Links, Loss, Slot};
 use crate::swim::{Member, State};
 
@@ -23,9 +23,6 @@ const OUT_TIME: Duration = Duration::from_secs(15);
 
 /// Halves are apart for so long.
 const APART_TIME: Duration = Duration::from_secs(120);
-
-/// Views are equal after so long, or never.
-const AGREE_TIME_MAX: Duration = Duration::from_secs(600);
 
 pub(super) fn loss<P: Profile>(setup: Setup) -> Figures {
     let mut cluster = setup.formed::<P>(Links::lan());

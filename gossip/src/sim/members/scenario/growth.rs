@@ -8,14 +8,11 @@ use super::super::cluster::{Cluster, Fate};
 use super::super::figures::Figures;
 use super::super::keys;
 use super::super::profile::Profile;
-use super::{Setup, finish, seconds};
+use super::{Setup, agree, finish, seconds};
 use crate::sim::{Links, Slot};
 
 /// What a node can send: 100 Mbit/s.
 const UPLINK: u64 = 12_500_000;
-
-/// Views are equal after so long, or never.
-const AGREE_TIME_MAX: Duration = Duration::from_secs(300);
 
 /// How long an idle cluster is looked at.
 const IDLE_TIME: Duration = Duration::from_secs(60);
@@ -34,14 +31,6 @@ pub(super) fn bootstrap<P: Profile>(setup: Setup) -> Figures {
     let most = (1..setup.nodes as u32).map(|n| cluster.world.traffic(Slot(n)).bytes).max();
     figures.bytes("sent by any other, at most", most.unwrap_or(0));
     finish(&cluster, figures)
-}
-
-fn agree<P: Profile>(cluster: &mut Cluster<P>, figures: &mut Figures, name: &'static str) {
-    let agreed = cluster.run_until_agreed(AGREE_TIME_MAX, |_, _| {});
-    figures.count("views never equal", usize::from(agreed.is_none()));
-    if let Some(took) = agreed {
-        figures.time(name, took);
-    }
 }
 
 pub(super) fn mass_restart<P: Profile>(setup: Setup) -> Figures {

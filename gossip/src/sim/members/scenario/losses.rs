@@ -6,10 +6,10 @@ use rand::Rng;
 use rand::seq::IndexedRandom;
 
 use super::super::awaited::Awaited;
-use super::super::cluster::{Cluster, Fate};
+use super::super::cluster::Fate;
 use super::super::figures::Figures;
 use super::super::profile::{Change, Order, Profile};
-use super::{Setup, finish, seconds};
+use super::{Setup, agree, finish, seconds};
 use crate::sim::{Links, Slot};
 use crate::swim::{Member, State};
 
@@ -21,9 +21,6 @@ const NODES_PER_END: usize = 250;
 
 /// Whoever is not down everywhere after so long is given up.
 const DOWN_TIME_MAX: Duration = Duration::from_secs(120);
-
-/// Views are to be equal after so long, or never.
-const AGREE_TIME_MAX: Duration = Duration::from_secs(600);
 
 const GONE: &[State] = &[State::Down, State::Left];
 
@@ -75,19 +72,11 @@ pub(super) fn survivors<P: Profile>(setup: Setup) -> Figures {
     let stay: Vec<Slot> = running.choose_multiple(&mut cluster.rng, left).copied().collect();
     running.into_iter().filter(|slot| !stay.contains(slot)).for_each(|slot| cluster.end(slot, fate));
     let name = match fate {
-        Fate::Killed => "views right, of killed",
-        Fate::Crashed => "views right, of dark",
+        Fate::Killed => "views equal, of killed",
+        Fate::Crashed => "views equal, of dark",
     };
     agree(&mut cluster, &mut figures, name);
     finish(&cluster, figures)
-}
-
-fn agree<P: Profile>(cluster: &mut Cluster<P>, figures: &mut Figures, name: &'static str) {
-    let agreed = cluster.run_until_agreed(AGREE_TIME_MAX, |_, _| {});
-    figures.count("views never right", usize::from(agreed.is_none()));
-    if let Some(took) = agreed {
-        figures.time(name, took);
-    }
 }
 
 /// Who comes in goes dark as soon as its contact has heard of it.
@@ -106,7 +95,7 @@ pub(super) fn orphan<P: Profile>(setup: Setup) -> Figures {
         cluster.end(slot, Fate::Crashed);
         // Whoever hears of it a moment later is to know the end of it too.
         cluster.run(seconds(1.0), |_, _| {});
-        agree(&mut cluster, &mut figures, "views right, less a second");
+        agree(&mut cluster, &mut figures, "views equal, less a second");
     }
     finish(&cluster, figures)
 }
@@ -137,7 +126,7 @@ pub(super) fn leave<P: Profile>(setup: Setup) -> Figures {
     many.iter().for_each(|slot| cluster.order(*slot, Order::Leave));
     cluster.run(seconds(10.0), |_, _| {});
     many.iter().for_each(|slot| cluster.start(*slot, &[contact]));
-    agree(&mut cluster, &mut figures, "views right, of many who left and came back");
+    agree(&mut cluster, &mut figures, "views equal, of many who left and came back");
     finish(&cluster, figures)
 }
 
