@@ -16,6 +16,7 @@ use p2p_api::{Code, Problem};
 use p2p_gossip::sim::members::scenario::{self, Protocol, Scenario};
 use p2p_gossip::sim::members::{Figures, Samples, Unit, random};
 use serde::{Deserialize, Serialize};
+use tokio::sync::oneshot;
 
 use crate::Result;
 
@@ -228,12 +229,13 @@ pub async fn run(asked: Asked) -> Result<Report> {
     let (sender, receiver) = mpsc::channel();
     for _ in 0..jobs {
         let (next, sender) = (next.clone(), sender.clone());
-        // A thread of its own, for which an interrupted command does not wait.
+        // Threads of their own, for which an interrupted command does not wait.
         thread::spawn(move || work(asked, &next, &sender));
     }
     drop(sender);
-    let collected = tokio::task::spawn_blocking(move || collect(&asked, &receiver));
-    let (all, busy) = collected.await.map_err(|error| Problem::new(Code::Other, format!("a run died: {error}")))??;
+    let (reply, collected) = oneshot::channel();
+    thread::spawn(move || drop(reply.send(collect(&asked, &receiver))));
+    let (all, busy) = collected.await.map_err(|_died| Problem::new(Code::Other, "a run died"))??;
     Ok(report(&asked, all, began.elapsed().as_secs_f64(), busy))
 }
 

@@ -233,7 +233,7 @@ pub struct Said {
 /// # Errors
 /// When the file cannot be read or written, or sources have changed that are not committed.
 pub async fn run(options: Options, say: fn(&str)) -> Result<Table> {
-    let sources = sources()?;
+    let Sources { commit, tree: sources } = sources()?;
     let kept = load(&options.file)?;
     let mut rows = Vec::new();
     for asked in plan()? {
@@ -245,7 +245,7 @@ pub async fn run(options: Options, say: fn(&str)) -> Result<Table> {
         let figures = super::run(asked).await?;
         say(figures.text().trim_end());
         let (date, machine) = (machine::date(), Machine::here(Path::new(".")).text());
-        let row = Row { date, commit: machine::commit(), sources: sources.clone(), machine, command, figures };
+        let row = Row { date, commit: commit.clone(), sources: sources.clone(), machine, command, figures };
         keep(&options.file, &row)?;
         rows.push(row.figures);
     }
@@ -276,8 +276,15 @@ fn command(asked: &Asked) -> String {
     )
 }
 
-/// What the sources of the simulated code hash to.
-fn sources() -> Result<String> {
+/// The simulated code.
+struct Sources {
+    commit: String,
+    /// What it hashes to.
+    tree: String,
+}
+
+/// What is simulated: what was committed last, or rows could not be told apart.
+fn sources() -> Result<Sources> {
     let git = |args: &[&str]| {
         let output = Command::new("git").args(args).stdin(Stdio::null()).output();
         let output = output.map_err(|error| Problem::new(Code::Other, format!("git cannot be run: {error}")))?;
@@ -297,7 +304,7 @@ fn sources() -> Result<String> {
         )
         .hint("Commit them, or run one scenario: p2p-testnet sim members --scenario NAME"));
     }
-    Ok(tree.chars().take(12).collect())
+    Ok(Sources { commit: git(&["rev-parse", "--short=7", "HEAD"])?, tree: tree.chars().take(12).collect() })
 }
 
 /// Rows that are there; whatever else the file holds is somebody else's.
