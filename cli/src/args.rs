@@ -85,6 +85,21 @@ pub(crate) enum Command {
         ssh other p2p-cli ticket | p2p-cli join -\n  p2p-cli join /ip4/192.0.2.7/tcp/7460\n\n\
         A ticket is a secret, and arguments show in ps: prefer a file or standard input.")]
     Join(Join),
+    /// Show the members of the cluster, or watch what happens to them
+    #[command(
+        after_help = "Example:\n  p2p-cli members\n  p2p-cli members --watch | jq -r '[.at, .kind, .name] | @tsv'\n\n\
+        A watch prints one JSON document a line: join, return, update, refute, suspect, trust, down (with who\n\
+        said so and why), leave; isolated, connected, refuted and put_out are about this node. --since goes on\n\
+        after the event of that id; what is not kept any more is a gap."
+    )]
+    Members(Members),
+    /// Change the tags that members see of this node, until it starts again; prints all of them
+    #[command(after_help = "Example:\n  p2p-cli tags --set rack=4 --set role=build\n  p2p-cli tags --delete role\n\n\
+        Tags that are to last stand in config.toml: tag = [\"rack=4\"]")]
+    Tags(Tags),
+    /// Leave the cluster and end the node; its next start comes back
+    #[command(after_help = "Example:\n  p2p-cli leave --now")]
+    Leave(Leave),
     /// Change what the node logs, for a while or until it is started again
     #[command(after_help = "Example:\n  p2p-cli log-level info,p2p_dht=debug --for 10m\n\n\
         A filter is a level (off, error, warn, info, debug, trace), and modules with levels of their own:\n\
@@ -150,6 +165,33 @@ pub(crate) struct Join {
 }
 
 #[derive(Debug, clap::Args)]
+pub(crate) struct Members {
+    /// Print what happens from now on, one JSON document a line
+    #[arg(long)]
+    pub(crate) watch: bool,
+    /// Go on after the event of this id
+    #[arg(long, value_name = "ID", requires = "watch")]
+    pub(crate) since: Option<String>,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Tags {
+    /// Set a tag, may be repeated
+    #[arg(long, value_name = "KEY=VALUE", value_parser = tag)]
+    pub(crate) set: Vec<(String, String)>,
+    /// Take a tag away, may be repeated
+    #[arg(long, value_name = "KEY")]
+    pub(crate) delete: Vec<String>,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Leave {
+    /// Do not bring copies elsewhere first
+    #[arg(long)]
+    pub(crate) now: bool,
+}
+
+#[derive(Debug, clap::Args)]
 pub(crate) struct LogLevel {
     /// What to log
     pub(crate) filter: String,
@@ -187,6 +229,12 @@ impl FromStr for Address {
         }
         Err(format!("an address is {ADDRESS_LEN} hexadecimal digits, for example {ADDRESS_EXAMPLE}"))
     }
+}
+
+fn tag(text: &str) -> Result<(String, String), String> {
+    let parts = text.split_once('=').filter(|(key, _)| !key.is_empty());
+    let (key, value) = parts.ok_or_else(|| "a tag looks like rack=4".to_owned())?;
+    Ok((key.to_owned(), value.to_owned()))
 }
 
 fn timeout(text: &str) -> Result<Duration, String> {

@@ -2,10 +2,13 @@
 
 mod get;
 mod join;
+mod leave;
 mod log_level;
+mod members;
 mod put;
 mod stat;
 mod status;
+mod tags;
 mod ticket;
 mod wait;
 
@@ -46,6 +49,9 @@ pub(crate) async fn run(args: Args, output: Output) -> Result<(), Problem> {
         Command::Status(args) => status::run(&context, &args).await,
         Command::Ticket => ticket::run(&context).await,
         Command::Join(args) => join::run(&context, &args).await,
+        Command::Members(args) => members::run(&context, &args).await,
+        Command::Tags(args) => tags::run(&context, &args).await,
+        Command::Leave(args) => leave::run(&context, &args).await,
         Command::LogLevel(args) => log_level::run(&context, &args).await,
         Command::Wait(args) => wait::run(&context, &args).await,
     };

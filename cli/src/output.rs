@@ -46,6 +46,15 @@ impl Output {
         if self.json { self.result(document, "") } else { Ok(()) }
     }
 
+    /// Prints one JSON document of many; false once nobody reads them any more.
+    pub(crate) fn line(self, document: &impl Serialize) -> Result<bool, Problem> {
+        match serde_json::to_string(document).map_err(io::Error::from).and_then(|json| print(&json)) {
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
+            Err(error) => Err(cannot_write("standard output", &error)),
+            Ok(()) => Ok(true),
+        }
+    }
+
     /// Says something beside the result. Silent with JSON: standard error then carries failures only.
     pub(crate) fn note(self, text: &str) {
         if !self.json {

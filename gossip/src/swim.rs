@@ -13,6 +13,7 @@
 //! ```
 
 mod bytes;
+pub mod codec;
 mod compare;
 mod config;
 mod connect;
@@ -50,14 +51,14 @@ pub use config::Config;
 pub use ed25519::Ed25519;
 pub use fact::{ACCUSATIONS_MAX, Accusation, Cause, Down, Fact, Precedence};
 pub use members::{BUCKETS, GARBAGE_MIN, MEMBERS_MAX, Members, Merged, Sums};
-pub use message::{BucketSet, DOUBTS_MAX, FACTS_LEN_MAX, HEADER_LEN, Message, Standing};
+pub use message::{BUCKETS_LEN_MAX, BucketSet, DOUBTS_MAX, FACTS_LEN_MAX, HEADER_LEN, Message, Standing};
 pub use name::{Directory, Keys, Member, Name, RINGS, SIGNATURE_LEN, Signature};
 pub use overlay::NEIGHBOURS_MAX;
 pub use record::{
     ADDRESS_LEN_MAX, ADDRESSES_MAX, Claims, FILL_MAX, RECORD_LEN_MAX, REST_LEN_MAX, Record, RecordError, Status,
     TAGS_LEN_MAX, Version,
 };
-pub use shown::{Counters, Sizes};
+pub use shown::{Counters, HANDLE_TIME, Sizes};
 pub use time::Time;
 
 use compare::Comparison;
@@ -92,6 +93,8 @@ pub enum Input {
     Reached(Member, bool),
     /// A member has sent this.
     Frame(Member, Message),
+    /// This member may let this node in, or belongs to a part of the cluster that it has not met.
+    Contact(Member),
     /// This node has something else to say of itself.
     Describe(Description),
     /// This node is to leave the cluster.
@@ -274,6 +277,7 @@ impl<K: Keys> Machine<K> {
             Input::Unanswered(member) => self.on_dial_failed(at, member, false),
             Input::Reached(member, reached) => self.on_reached(member, reached),
             Input::Frame(member, message) => self.on_frame(at, member, message),
+            Input::Contact(member) => self.on_contact(at, member),
             Input::Describe(description) => self.describe(at, description),
             Input::Leave => self.leave(at),
         }

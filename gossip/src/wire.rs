@@ -9,6 +9,7 @@
 
 pub mod buffer;
 pub mod codec;
+pub mod edges;
 pub mod frame;
 pub mod hello;
 pub mod host;
@@ -18,6 +19,7 @@ pub mod streams;
 
 pub use buffer::Buffer;
 pub use codec::{DecodeError, List, decode, encode};
+pub use edges::{EdgeEvent, Edges, Opened, Reserved};
 pub use frame::{Cap, Frame, FrameError, WRITE_LEN_MAX};
 pub use hello::{ClusterId, Hello, Versions};
 pub use host::host_of;

@@ -11,7 +11,7 @@ use rand::Rng;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{StartError, file_error};
-use crate::files::{self, Access};
+use crate::files;
 use crate::home::{CLUSTER_NAME, damaged};
 
 /// Most keys in a list: the one in use, and those that are being replaced.
@@ -108,7 +108,7 @@ impl Cluster {
         };
         let text = toml::to_string(&file).map_err(|error| StartError::Home(error.to_string()))?;
         let path = path(home);
-        files::replace(&path, text.as_bytes(), Access::Secret).map_err(file_error(&path))
+        files::replace(&path, text.as_bytes()).map_err(file_error(&path))
     }
 
     fn parse(bytes: &[u8]) -> Result<Self, String> {

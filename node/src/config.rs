@@ -1,5 +1,6 @@
 //! What a node can be told: by flag, environment, file, in this order.
 
+use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 
@@ -8,10 +9,12 @@ use clap::{Args, ValueEnum};
 use libp2p::Multiaddr;
 use libp2p::multiaddr::Protocol;
 use p2p_dht::placement::{REPLICAS_DEFAULT, REPLICAS_MAX};
+use p2p_gossip::swim;
 use serde::Deserialize;
 
 use crate::error::StartError;
 use crate::files;
+use crate::membership::tags::Labels;
 
 /// Port that a node listens on unless told otherwise.
 pub const PORT_DEFAULT: u16 = 7460;
@@ -43,10 +46,36 @@ pub struct Config {
     pub join: Vec<String>,
     /// Copies of what is put here, unless a put says otherwise. More survive more losses and cost more room.
     pub replicas: u32,
+    /// What others are told of this node, beside its name.
+    pub tags: BTreeMap<String, String>,
+    /// How far members are from each other.
+    pub profile: Profile,
     /// Most bytes of content to keep. Puts are refused at 95% of it.
     pub storage_max: u64,
     /// Lets itself be hurt by whoever may use the API. Only in a home that a test network has made.
     pub faults: bool,
+}
+
+/// How far members are from each other, and so how soon one that does not answer is missed. The same in a whole cluster.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Profile {
+    /// Milliseconds: machines in one place.
+    #[default]
+    Lan,
+    /// Up to seconds: machines all over the world.
+    Wan,
+    /// All on one machine, to try things out.
+    Local,
+}
+
+impl Profile {
+    pub(crate) fn times(self) -> swim::Config {
+        match self {
+            Profile::Lan | Profile::Local => swim::Config::lan(),
+            Profile::Wan => swim::Config::wan(),
+        }
+    }
 }
 
 /// How logs look.
@@ -91,6 +120,12 @@ pub struct Settings {
     /// Most bytes of content to keep, such as 500MB or 20GiB [default: 10GiB]
     #[arg(long, value_name = "SIZE", env = "P2P_STORAGE_MAX")]
     pub storage_max: Option<ByteSize>,
+    /// Tag that other members see, may be repeated
+    #[arg(long, value_name = "KEY=VALUE", env = "P2P_TAG", value_delimiter = ',')]
+    pub tag: Option<Vec<String>>,
+    /// How far members are from each other, the same in a whole cluster [default: lan]
+    #[arg(long, value_name = "lan|wan|local", env = "P2P_PROFILE", hide_possible_values = true)]
+    pub profile: Option<Profile>,
     /// What to log, such as info or p2p_dht=debug [default: info]
     #[arg(long, value_name = "FILTER", env = "P2P_LOG")]
     pub log: Option<String>,
@@ -113,6 +148,8 @@ struct FileSettings {
     join_file: Option<PathBuf>,
     replicas: Option<u32>,
     storage_max: Option<ByteSize>,
+    tag: Option<Vec<String>>,
+    profile: Option<Profile>,
     log: Option<String>,
     log_format: Option<LogFormat>,
     ready_file: Option<PathBuf>,
@@ -145,6 +182,8 @@ impl Settings {
         }
         let config = Config {
             name: self.name.or(file.name).unwrap_or_else(machine_name),
+            tags: tags(&self.tag.or(file.tag).unwrap_or_default())?,
+            profile: self.profile.or(file.profile).unwrap_or_default(),
             listen: self.listen.or(file.listen).unwrap_or_else(|| vec![default_listen()]),
             advertise: self.advertise.or(file.advertise).unwrap_or_default(),
             join,
@@ -163,7 +202,21 @@ impl Settings {
     }
 }
 
+/// Tags of the form `KEY=VALUE`.
+fn tags(texts: &[String]) -> Result<BTreeMap<String, String>, StartError> {
+    let tag = |text: &String| {
+        let parts = text.split_once('=').map(|(key, value)| (key.to_owned(), value.to_owned()));
+        parts.ok_or_else(|| StartError::Config(format!("tag: {text:?} is no tag: one looks like rack=4")))
+    };
+    texts.iter().map(tag).collect()
+}
+
 impl Config {
+    /// What others are told of this node.
+    pub(crate) fn labels(&self) -> Labels {
+        Labels { name: self.name.clone(), tags: self.tags.clone() }
+    }
+
     fn check(&self) -> Result<(), StartError> {
         if !(1..=REPLICAS_MAX).contains(&self.replicas) {
             return Err(StartError::Config(format!("replicas must be 1 to {REPLICAS_MAX}, not {}", self.replicas)));
@@ -172,6 +225,7 @@ impl Config {
         if !name_fits || self.name.chars().any(char::is_control) {
             return Err(StartError::Config(format!("name must be 1 to {NAME_LEN_MAX} plain characters")));
         }
+        self.labels().encode().map_err(|reason| StartError::Config(format!("tag: {reason}")))?;
         if self.storage_max < STORAGE_MAX_MIN {
             let least = ByteSize(STORAGE_MAX_MIN);
             return Err(StartError::Config(format!("storage_max must be at least {least}")));

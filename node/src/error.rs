@@ -8,7 +8,9 @@ use p2p_dht::content::ContentError;
 use p2p_dht::get::GetError;
 use p2p_dht::store::StoreError;
 
-use crate::store::OpenError;
+use crate::Ended;
+use crate::sqlite::OpenError;
+use crate::state::StateError;
 
 /// Why a node does not start. The home is left as it was.
 #[derive(Debug, thiserror::Error)]
@@ -38,6 +40,9 @@ pub enum StartError {
     /// The store cannot be opened.
     #[error(transparent)]
     Store(#[from] OpenError),
+    /// What the node remembers of members cannot be read.
+    #[error(transparent)]
+    State(#[from] StateError),
     /// An address cannot be listened on.
     #[error("cannot listen on {address}: {reason}")]
     Listen {
@@ -77,6 +82,11 @@ const WAY_BACK: &str = "Look at what the system says of the disk (dmesg, smartct
                         objects.db-shm out of the home and start the node again: what it held comes from other members when it \
                         is read. See \"When the disk fails\" in docs/operating.md.";
 
+/// Likewise for what is remembered of members, which they tell again.
+const STATE_WAY_BACK: &str = "Look at what the system says of the disk (dmesg, smartctl -a). Then move state.db, state.db-wal and \
+                              state.db-shm out of the home and start the node again with a ticket of any member (--join-file FILE): \
+                              it comes back as the same member.";
+
 /// Names the file in a failure.
 pub(crate) fn file_error(path: &Path) -> impl FnOnce(io::Error) -> StartError {
     move |error| StartError::Home(format!("{}: {error}", path.display()))
@@ -97,6 +107,12 @@ impl From<StartError> for Problem {
             StartError::Damaged { way_out, .. } => Problem::new(Code::Corrupt, message).hint(way_out),
             StartError::Store(OpenError::Corrupt(_)) => Problem::new(Code::Corrupt, message).hint(WAY_BACK),
             StartError::Store(_) => Problem::new(Code::Other, message),
+            StartError::State(StateError(OpenError::Newer { .. })) => Problem::new(Code::UnsupportedVersion, message)
+                .hint("Start the newer version that wrote it; the file was not touched."),
+            StartError::State(StateError(OpenError::Corrupt(_))) => {
+                Problem::new(Code::Corrupt, message).hint(STATE_WAY_BACK)
+            }
+            StartError::State(_) => Problem::new(Code::Other, message),
             StartError::Listen { .. } => {
                 Problem::new(Code::Config, message).hint("Choose another address with --listen.")
             }
@@ -165,8 +181,23 @@ pub(crate) fn content_problem(error: &ContentError) -> Problem {
     }
 }
 
-/// Why a node ended by itself: its store failed.
-pub fn failure(error: &StoreError) -> Problem {
+/// What a node that has ended by itself ends with; None where that was wanted.
+pub fn ending(ended: &Ended) -> Option<Problem> {
+    match ended {
+        Ended::Failed(error) => Some(failure(error)),
+        Ended::Left => None,
+        Ended::DuplicateIdentity => {
+            let message = "another process has this node's key, and goes on; this one has ended";
+            Some(Problem::new(Code::Conflict, message).hint(
+                "One home was copied. Each node needs a home of its own: make a new one with `p2p-node init --home DIR --join-file \
+                 FILE`.",
+            ))
+        }
+    }
+}
+
+/// Why a node ended: a database failed.
+fn failure(error: &StoreError) -> Problem {
     if let StoreError::Corrupt(_) = error {
         return Problem::new(Code::Corrupt, format!("{error}; the node has ended")).hint(WAY_BACK);
     }

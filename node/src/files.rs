@@ -5,27 +5,14 @@ use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::Path;
 
-/// Who may read a file.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Access {
-    /// This user alone.
-    Secret,
-    /// Whoever may read the home.
-    Plain,
-}
-
-/// Replaces a file so that after a crash either the old or the new content is there, and durable once this returns.
-pub(crate) fn replace(path: &Path, bytes: &[u8], access: Access) -> io::Result<()> {
+/// Replaces a file, which this user alone may read, so that after a crash either the old or the new content is there, and durable once this returns.
+pub(crate) fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let dir = path.parent().ok_or_else(|| io::Error::other("a file needs a folder"))?;
     let mut name = path.file_name().ok_or_else(|| io::Error::other("a file needs a name"))?.to_owned();
     name.push(format!(".{}.new", std::process::id()));
     let temporary = dir.join(name);
-    let mode = match access {
-        Access::Secret => 0o600,
-        Access::Plain => 0o644,
-    };
     let written = (|| {
-        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(mode).open(&temporary)?;
+        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
         file.write_all(bytes)?;
         file.sync_all()?;
         fs::rename(&temporary, path)?;

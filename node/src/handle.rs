@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use futures::Stream;
 use libp2p::{Multiaddr, PeerId};
-use p2p_api::types::{JoinResult, MemberCounts, PutResult, Stat, Status, TicketResult};
+use p2p_api::types::{JoinResult, MemberCounts, Members, PutResult, Stat, Status, Tags, TagsRequest, TicketResult};
 use p2p_api::{ByteRange, Code, Problem};
 use p2p_dht::content::{Content, Download, GetOptions, Locator, PutOptions};
 use p2p_dht::get::Range;
@@ -17,6 +17,7 @@ use p2p_dht::kademlia::{self, FoundPeer};
 use p2p_dht::store::{ObjectStore, Row};
 use p2p_dht::tree::{PlacementKey, RootId};
 use p2p_dht::{hold, placement};
+use p2p_gossip::swim::FILL_MAX;
 use p2p_gossip::wire::ClusterId;
 use prometheus_client::metrics::histogram::Histogram;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -27,7 +28,9 @@ use crate::config::Config;
 use crate::error::{GetFailure, StartError, content_problem, store_problem};
 use crate::faults::Faults;
 use crate::health;
-use crate::peers::{self, DialOutcome};
+use crate::membership::contacts::{self, DialOutcome};
+use crate::membership::events::MemberEvents;
+use crate::membership::tags::Labels;
 use crate::store::Objects;
 use crate::swarm::{Command, NetCounters, NetView};
 use crate::ticket::{self, Ticket};
@@ -67,6 +70,9 @@ pub(crate) struct Inner {
     pub(crate) content: Content<Objects, Network>,
     /// What the home held was gone when the node started.
     pub(crate) store_lost: bool,
+    pub(crate) member_events: Arc<MemberEvents>,
+    /// What others are told of this node.
+    pub(crate) labels: Mutex<Labels>,
     pub(crate) get_times: Histogram,
     pub(crate) socket: PathBuf,
     pub(crate) stopping: tokio_util::sync::CancellationToken,
@@ -125,11 +131,16 @@ impl Locator for Network {
     }
 
     fn known(&self) -> usize {
-        self.view.borrow().met + 1
+        let MemberCounts { alive, suspect, down, left: _ } = self.view.borrow().counts;
+        (alive + suspect + down).max(1) as usize
     }
 
     async fn closest(&self, key: PlacementKey, count: usize) -> Vec<PeerId> {
         let members = self.members();
+        if self.view.borrow().complete && !self.hides_view() {
+            // One hop: everybody who has this view names the same.
+            return placement::closest(&key, members, count);
+        }
         let found = self.lookup(&key, members.len() > 1).await;
         // Kademlia never names this node, and a lookup cut short names too few: those who are connected are closest to
         // being the truth.
@@ -269,7 +280,7 @@ impl Handle {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             health,
             reasons,
-            members: MemberCounts { alive: view.alive.len() as u32 + 1 },
+            members: view.counts,
             addresses: view.addresses.iter().map(ToString::to_string).collect(),
             objects: totals.objects,
             bytes: totals.bytes,
@@ -308,6 +319,55 @@ impl Handle {
             Ok(Err(problem)) => Err(problem),
             Err(_elapsed) => Err(no_answer()),
         }
+    }
+
+    /// All members, as this node sees them.
+    ///
+    /// # Errors
+    /// When the node is stopping.
+    pub async fn members(&self) -> Result<Members, Problem> {
+        self.inner.net.ask(Command::Members).await.ok_or_else(stopping)
+    }
+
+    /// What happens to members, from now on or where a watch was.
+    pub(crate) fn member_events(&self) -> Arc<MemberEvents> {
+        self.inner.member_events.clone()
+    }
+
+    /// Cancelled when the node stops.
+    pub(crate) fn stopping(&self) -> tokio_util::sync::CancellationToken {
+        self.inner.stopping.clone()
+    }
+
+    /// Leaves the cluster; this node ends once others know.
+    ///
+    /// # Errors
+    /// When the node is stopping already.
+    pub async fn leave(&self) -> Result<(), Problem> {
+        self.inner.net.ask(Command::Leave).await.ok_or_else(stopping)
+    }
+
+    /// Changes what others are told of this node, until it starts again; all of it as it is then.
+    ///
+    /// # Errors
+    /// When that is too much, or makes no sense.
+    pub async fn set_tags(&self, change: &TagsRequest) -> Result<Tags, Problem> {
+        let mut labels = self.inner.labels.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        labels.tags.extend(change.set.clone());
+        labels.tags.retain(|key, _| !change.delete.contains(key));
+        let encoded = labels.encode().map_err(|reason| Problem::new(Code::Usage, reason))?;
+        self.inner.net.ask(|done| Command::Tags(encoded, done)).await.ok_or_else(stopping)?;
+        let tags = labels.tags.clone();
+        *self.inner.labels.lock().unwrap_or_else(PoisonError::into_inner) = labels;
+        Ok(Tags { tags })
+    }
+
+    /// Tells others how full this node is.
+    pub(crate) async fn say_how_full(&self) {
+        let Ok(totals) = self.inner.content.store().read(|view| view.totals()).await else { return };
+        let max = self.inner.config.storage_max.max(1);
+        let sixteenths = (u128::from(totals.bytes) * u128::from(FILL_MAX) / u128::from(max)).min(FILL_MAX.into());
+        let _ = self.inner.net.commands.send(Command::Fill(sixteenths as u8)).await;
     }
 
     /// Waits until the node is ready and, where asked, so many members are reachable, itself included.
@@ -395,7 +455,7 @@ impl Handle {
         self.inner.admission.set_keys(&cluster.keys).map_err(|error| failed(error.to_string()))?;
         self.inner.cluster_id.send_replace(cluster.id);
         *self.inner.cluster.lock().unwrap_or_else(PoisonError::into_inner) = cluster;
-        self.inner.net.ask(Command::Forget).await.ok_or_else(stopping)
+        self.inner.net.ask(|done| Command::Enter(ticket.cluster, done)).await.ok_or_else(stopping)
     }
 
     fn member_address(&self, target: &str) -> Result<Multiaddr, Problem> {
@@ -414,7 +474,7 @@ impl Handle {
     /// Dials all addresses; the first member that is there counts.
     async fn dial_any(&self, addresses: Vec<Multiaddr>) -> Result<PeerId, Problem> {
         let named: BTreeMap<Multiaddr, Option<PeerId>> =
-            addresses.iter().map(|address| (address.clone(), peers::split_peer(address).1)).collect();
+            addresses.iter().map(|address| (address.clone(), contacts::split_peer(address).1)).collect();
         let alive = self.inner.net.view.borrow().alive.clone();
         if let Some(peer) = named.values().flatten().find(|peer| alive.contains(*peer)) {
             return Ok(*peer);

@@ -20,6 +20,10 @@ pub(crate) const DAMAGED_COUNTED_MAX: u32 = 1000;
 pub(crate) const STORE_LOST: &str = "objects.db was missing or empty when the node started, though this home was used before: what \
                                      it held is not here any more, and comes from other members when it is read";
 
+/// Said while the others do without this node.
+const PUT_OUT: &str = "other members have found that this node answers too late too often, and do without it for some minutes: look \
+                       at its load and its line";
+
 /// What a node knows about itself.
 pub(crate) struct Known<'a> {
     pub(crate) view: &'a NetView,
@@ -38,11 +42,12 @@ pub(crate) struct Known<'a> {
 
 /// How the node does, and why it is not better, one sentence each; those about single members come last.
 pub(crate) fn health(known: &Known<'_>) -> (Health, Vec<String>) {
-    let isolated = known.view.alive.is_empty() && known.view.expects_others;
+    let isolated = known.view.isolated || known.view.alive.is_empty() && known.view.expects_others;
     let alone = isolated.then(|| "no other member can be reached".to_owned());
+    let away = known.view.put_out.then(|| PUT_OUT.to_owned());
     let lost = known.store_lost.then(|| STORE_LOST.to_owned());
     let too_few = too_few(known).filter(|_| !isolated);
-    let troubles = [alone, too_few, lost, damage(known), store(known), disk(known)];
+    let troubles = [alone, away, too_few, lost, damage(known), store(known), disk(known)];
     let troubles: Vec<String> = troubles.into_iter().flatten().collect();
     let health = match (isolated, troubles.is_empty()) {
         (true, _) => Health::Isolated,
@@ -54,8 +59,8 @@ pub(crate) fn health(known: &Known<'_>) -> (Health, Vec<String>) {
 
 /// Members that are away are a trouble once a put cannot have its copies.
 fn too_few(known: &Known<'_>) -> Option<String> {
-    let (here, all) = (known.view.alive.len() + 1, known.view.met + 1);
-    let wanted = all.min(known.replicas as usize);
+    let here = known.view.alive.len() + 1;
+    let wanted = (here + known.view.counts.down as usize).min(known.replicas as usize);
     (here < wanted)
         .then(|| format!("only {here} members can be reached, this one included: too few for {wanted} copies"))
 }
@@ -103,13 +108,17 @@ fn disk(known: &Known<'_>) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use libp2p::PeerId;
+    use p2p_api::types::MemberCounts;
 
     use super::*;
+    use crate::membership::Standing;
 
-    /// A view with so many other members, of which so many can be reached.
+    /// A view with so many other members, of which so many are here.
     fn view(met: usize, alive: usize) -> NetView {
+        let counts = MemberCounts { alive: alive as u32 + 1, down: (met - alive) as u32, ..MemberCounts::default() };
         let alive = (0..alive).map(|_| PeerId::random()).collect();
-        NetView { alive, met, expects_others: met > 0, ever_met: met > 0, ..NetView::default() }
+        let standing = Standing { alive, counts, expects_others: met > 0, ever_met: met > 0, ..Standing::default() };
+        NetView { standing, ..NetView::default() }
     }
 
     fn fine(view: &NetView) -> Known<'_> {
@@ -164,7 +173,8 @@ mod tests {
 
     #[test]
     fn everything_that_is_wrong_is_said_at_once() {
-        let view = NetView { reasons: vec!["192.0.2.7 does not answer".into()], ..view(4, 0) };
+        let mut view = view(4, 0);
+        view.standing.reasons = vec!["192.0.2.7 does not answer".into()];
         let (health, reasons) = health(&Known { room_left: 0, ..fine(&view) });
         assert_eq!((health, reasons.len()), (Health::Isolated, 3), "{reasons:?}");
         assert!(reasons[2].contains("does not answer"));

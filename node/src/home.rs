@@ -3,11 +3,10 @@
 //! What is made where it is missing in a new home must not be made again in one that was used: without its key a node
 //! would come back as somebody else, or in a cluster of its own, and nobody would hear of it.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use crate::error::{StartError, file_error};
 use crate::files;
-use crate::peers::PeersFile;
 use crate::store;
 
 /// Holds the key of the node.
@@ -19,24 +18,6 @@ pub(crate) const CLUSTER_NAME: &str = "cluster.toml";
 /// Makes the folder.
 pub(crate) fn make(home: &Path) -> Result<(), StartError> {
     files::make_folder(home).map_err(file_error(home))
-}
-
-/// Where a home remembers members.
-pub(crate) fn peers_path(home: &Path) -> PathBuf {
-    home.join("peers.json")
-}
-
-/// The members that a home remembers.
-pub(crate) fn load_peers(home: &Path) -> Result<PeersFile, StartError> {
-    let path = peers_path(home);
-    let Some(bytes) = files::read_if_there(&path).map_err(file_error(&path))? else { return Ok(PeersFile::default()) };
-    serde_json::from_slice(&bytes).map_err(|error| StartError::Damaged {
-        what: format!("{} cannot be used: {error}", path.display()),
-        way_out:
-            "Move peers.json out of the home and start again: members that know this node find it again, and so does a \
-                  ticket of any member (`p2p-cli join`)."
-                .into(),
-    })
 }
 
 /// Whether a home that is not running holds any content.

@@ -3,6 +3,7 @@
 mod admin;
 mod content;
 mod faults;
+mod members;
 mod serve;
 
 use std::fs::Permissions;
@@ -81,6 +82,10 @@ pub(crate) async fn serve(listener: UnixListener, api: Api, stop: CancellationTo
         .route("/v1/join", post(admin::join))
         .route("/v1/wait", get(admin::wait))
         .route("/v1/log-level", put(admin::log_level))
+        .route("/v1/members", get(members::members))
+        .route("/v1/members/watch", get(members::watch))
+        .route("/v1/leave", post(members::leave))
+        .route("/v1/tags", post(members::tags))
         .route("/v1/content", post(content::put))
         .route("/v1/content/{address}", get(content::get))
         .route("/v1/content/{address}/stat", get(content::stat))

@@ -3,9 +3,10 @@
 use std::path::Path;
 
 use libp2p::identity::Keypair;
+use p2p_gossip::swim::Ed25519;
 
 use crate::error::{StartError, file_error};
-use crate::files::{self, Access};
+use crate::files;
 use crate::home::{IDENTITY_NAME, damaged};
 
 /// Loads the key of a home, making one where there is none. The file holds libp2p's protobuf encoding.
@@ -20,6 +21,17 @@ pub(crate) fn load_or_create(home: &Path) -> Result<Keypair, StartError> {
     }
     let keypair = Keypair::generate_ed25519();
     let bytes = keypair.to_protobuf_encoding().map_err(|error| StartError::Home(error.to_string()))?;
-    files::replace(&path, &bytes, Access::Secret).map_err(file_error(&path))?;
+    files::replace(&path, &bytes).map_err(file_error(&path))?;
     Ok(keypair)
+}
+
+/// The same key, to sign what members say of each other.
+///
+/// # Errors
+/// When it is of another kind: somebody else has made it.
+pub(crate) fn signing(keypair: &Keypair) -> Result<Ed25519, StartError> {
+    let key = keypair.clone().try_into_ed25519();
+    let key = key.map_err(|_| StartError::Home(format!("{IDENTITY_NAME} holds no Ed25519 key")))?;
+    let secret = key.secret().as_ref().try_into();
+    Ok(Ed25519::of_secret(secret.map_err(|_| StartError::Home(format!("{IDENTITY_NAME} holds no Ed25519 key")))?))
 }

@@ -18,9 +18,11 @@ mod home;
 mod http;
 mod identity;
 mod lock;
+mod membership;
 mod metrics;
 pub mod notify;
-mod peers;
+mod sqlite;
+mod state;
 pub mod store;
 mod swarm;
 pub mod telemetry;
@@ -39,6 +41,7 @@ use p2p_dht::exchange::client::Client;
 use p2p_dht::exchange::server::Server;
 use p2p_dht::hold::{self, Expired};
 use p2p_dht::store::{ObjectStore, Pending, StoreError};
+use p2p_gossip::swim::Stop;
 use p2p_gossip::wire::streams::{Arrived, Inbound};
 use prometheus_client::registry::Registry;
 use tokio::net::UnixListener;
@@ -53,13 +56,15 @@ use faults::Faults;
 use handle::{Inner, Network, STALL_DEFAULT};
 use http::ApiCounters;
 use lock::HomeLock;
+use membership::contacts::Contacts;
 use metrics::{Counted, Metrics};
-use peers::Peers;
-use store::{Objects, OpenError};
-use swarm::{Command, Net, NetConfig};
+use sqlite::OpenError;
+use state::{State, StateFile};
+use store::Objects;
+use swarm::{Command, MembersConfig, Net, NetConfig};
 use ticket::Ticket;
 
-pub use error::{GetFailure, StartError, failure};
+pub use error::{GetFailure, StartError, ending};
 pub use handle::Handle;
 
 /// Longest orderly stop; what is not done by then is left, and nothing acknowledged is lost by it. The log says so, as no
@@ -75,14 +80,30 @@ const TIDY_PERIOD: Duration = Duration::from_secs(60);
 /// How often memory is given back that was not used since the last time.
 const MEMORY_PERIOD: Duration = Duration::from_secs(5);
 
+/// How often it is looked how full the store is, for others to know.
+const FILL_PERIOD: Duration = Duration::from_secs(10);
+
 /// A node that runs.
 pub struct Node {
     handle: Handle,
     store: Objects,
+    state: State,
+    stopped: watch::Receiver<Option<Stop>>,
     tasks: JoinSet<()>,
     api: tokio::task::JoinHandle<()>,
     net: tokio::task::JoinHandle<()>,
     _lock: HomeLock,
+}
+
+/// Why a node has ended by itself.
+#[derive(Debug)]
+pub enum Ended {
+    /// A database has failed. What was acknowledged is on the disk.
+    Failed(StoreError),
+    /// It has left the cluster, and others know.
+    Left,
+    /// Another process has the same key, and goes on.
+    DuplicateIdentity,
 }
 
 /// A home and who it is, before anything runs.
@@ -92,7 +113,7 @@ pub struct Prepared {
     /// Its cluster.
     pub cluster: Cluster,
     keypair: libp2p::identity::Keypair,
-    peers: Peers,
+    state: StateFile,
     lock: HomeLock,
 }
 
@@ -108,22 +129,17 @@ impl Prepared {
         let keypair = identity::load_or_create(&config.home)?;
         let peer = keypair.public().to_peer_id();
         let mut cluster = Cluster::load_or_make(&config.home)?;
-        let mut peers = Peers::new(peer, home::load_peers(&config.home)?);
+        let mut state = StateFile::open(&config.home)?;
         // Tickets first: with the key of one, addresses make sense.
         let (tickets, addresses): (Vec<_>, Vec<_>) =
             config.join.iter().partition(|target| ticket::looks_like_ticket(target));
         for target in tickets {
-            join_by_ticket(config, target, &mut cluster, &mut peers)?;
+            join_by_ticket(config, target, &mut cluster, &mut state)?;
         }
         for target in addresses {
-            join_by_address(target, &cluster, &mut peers)?;
+            join_by_address(target, &cluster, &mut state)?;
         }
-        if let Some(file) = peers.take_changes() {
-            let bytes = serde_json::to_vec_pretty(&file).map_err(|error| StartError::Home(error.to_string()))?;
-            let path = home::peers_path(&config.home);
-            files::replace(&path, &bytes, files::Access::Plain).map_err(error::file_error(&path))?;
-        }
-        Ok(Self { peer, cluster, keypair, peers, lock })
+        Ok(Self { peer, cluster, keypair, state, lock })
     }
 
     /// A ticket of the home's cluster, with those of its addresses that are known without running.
@@ -143,8 +159,9 @@ impl Node {
     pub async fn start(config: Config) -> Result<Self, StartError> {
         // Before anything is made: a home that is no test network's stays as it is.
         let faults = config.faults.then(|| Faults::of_home(&config.home)).transpose()?;
-        let Prepared { peer, cluster, keypair, peers, lock } = Prepared::new(&config)?;
-        let store_lost = store::is_lost(&config.home, peers.ever_met())?;
+        let Prepared { peer, cluster, keypair, mut state, lock } = Prepared::new(&config)?;
+        let ever_met = state.ever_met()?;
+        let store_lost = store::is_lost(&config.home, ever_met)?;
         if store_lost {
             tracing::warn!(home = %config.home.display(), "{}", health::STORE_LOST);
         }
@@ -156,20 +173,34 @@ impl Node {
             .map_err(|error| StartError::Home(format!("the identity cannot be used: {error}")))?;
         let mut registry = Registry::default();
         let get_times = metrics::get_times(&mut registry);
+        let keys = identity::signing(&keypair)?;
+        let contacts = Contacts::new(state.contacts()?);
+        // Nobody hears of this start before it is on the disk.
+        let (generation, facts) = (state.next_generation()?, state.facts(&keys)?);
+        let state = state.run()?;
         let net = swarm::start(
             NetConfig {
                 keypair,
                 admission: admission.clone(),
                 listen: config.listen.clone(),
                 advertise: config.advertise.clone(),
-                peers,
-                peers_file: home::peers_path(&config.home),
                 cables: faults.as_ref().map(|faults| faults.cables()),
+                membership: MembersConfig {
+                    config: config.profile.times(),
+                    keys,
+                    generation,
+                    cluster: cluster.id,
+                    tags: config.labels().encode().map_err(StartError::Config)?,
+                    facts,
+                    ever_met,
+                    contacts,
+                    state: state.clone(),
+                },
             },
             &mut registry,
         )
         .await?;
-        let Net { commands, view, counters: net_counters, stream_counters, control, inbound, task } = net;
+        let Net { commands, view, control, inbound, stopped, task, .. } = net;
         let (cluster_id, current) = watch::channel(cluster.id);
         let counters = Arc::new(Counters::default());
         let client = Client::new(control, current.clone(), counters.clone());
@@ -179,7 +210,7 @@ impl Node {
             view,
             slow_lookup: Arc::default(),
             faults: faults.clone(),
-            counters: net_counters.clone(),
+            counters: net.counters.clone(),
         };
         let content = Content::new(store.clone(), network.clone(), client.clone(), counters.clone());
         let server = Server::new(content.watched_store(), current, counters.clone());
@@ -188,6 +219,7 @@ impl Node {
             None => server,
         };
         let stopping = CancellationToken::new();
+        let labels = Mutex::new(config.labels());
         let handle = Handle {
             inner: Arc::new(Inner {
                 config,
@@ -199,6 +231,8 @@ impl Node {
                 net: network,
                 content,
                 store_lost,
+                member_events: net.member_events,
+                labels,
                 get_times,
                 socket,
                 stopping: stopping.clone(),
@@ -207,8 +241,9 @@ impl Node {
         let api_counters = Arc::new(ApiCounters::default());
         let counted = Counted {
             exchange: counters.clone(),
-            streams: stream_counters,
-            net: net_counters,
+            streams: net.stream_counters,
+            net: net.counters,
+            members: net.member_counters,
             api: api_counters.clone(),
         };
         let metrics = Arc::new(Metrics::new(registry, counted));
@@ -216,12 +251,13 @@ impl Node {
         tasks.spawn(serve_peers(server, inbound));
         tasks.spawn(tidy(store.clone(), client, counters));
         tasks.spawn(give_back_memory());
+        tasks.spawn(say_how_full(handle.clone()));
         tasks.spawn(resume(handle.clone(), pending));
         tasks.spawn(keep_whole(handle.clone()));
         let api = http::Api { handle: handle.clone(), metrics, counters: api_counters };
         let api = tokio::spawn(http::serve(listener, api, stopping));
         tracing::info!(%peer, home = %handle.inner.config.home.display(), "node started");
-        Ok(Self { handle, store, tasks, api, net: task, _lock: lock })
+        Ok(Self { handle, store, state, stopped, tasks, api, net: task, _lock: lock })
     }
 
     /// What can be done with it.
@@ -229,9 +265,17 @@ impl Node {
         &self.handle
     }
 
-    /// Waits until the store has failed, which is the one thing that a node cannot go on without.
-    pub async fn failed(&self) -> StoreError {
-        self.store.failed().await
+    /// Waits until the node cannot go on, or has no reason to: a database has failed, or it is no part of the cluster any more.
+    pub async fn ended(&self) -> Ended {
+        let mut stopped = self.stopped.clone();
+        tokio::select! {
+            error = self.store.failed() => Ended::Failed(error),
+            error = self.state.failed() => Ended::Failed(error),
+            Ok(stop) = stopped.wait_for(Option::is_some) => match *stop {
+                Some(Stop::DuplicateIdentity) => Ended::DuplicateIdentity,
+                _ => Ended::Left,
+            },
+        }
     }
 
     /// Stops in an orderly way, within [`STOP_TIME_MAX`].
@@ -244,6 +288,7 @@ impl Node {
             let _ = (&mut self.net).await;
             self.tasks.abort_all();
             while self.tasks.join_next().await.is_some() {}
+            self.state.close().await;
             self.store.close().await;
         };
         if tokio::time::timeout(STOP_TIME_MAX, stop).await.is_err() {
@@ -254,7 +299,6 @@ impl Node {
     }
 }
 
-/// Hands every stream that a member opens to a task of its own.
 /// Opens the API's socket of a home.
 fn bind_api(home: &Path) -> Result<(PathBuf, UnixListener), StartError> {
     let failed = |path: &Path| {
@@ -266,6 +310,7 @@ fn bind_api(home: &Path) -> Result<(PathBuf, UnixListener), StartError> {
     Ok((socket, listener))
 }
 
+/// Hands every stream that a member opens to a task of its own.
 async fn serve_peers(server: Server<Watched<Objects>>, mut inbound: Inbound) {
     let mut streams = JoinSet::new();
     loop {
@@ -313,6 +358,15 @@ async fn tidy(store: Objects, client: Client, counters: Arc<Counters>) {
     }
 }
 
+/// Tells others how full this node is, in sixteenths.
+async fn say_how_full(handle: Handle) {
+    let mut period = tokio::time::interval(FILL_PERIOD);
+    loop {
+        period.tick().await;
+        handle.say_how_full().await;
+    }
+}
+
 /// Takes up puts that lacked copies when the node last stopped.
 async fn resume(handle: Handle, pending: Vec<Pending>) {
     handle.until_ready().await;
@@ -329,31 +383,34 @@ async fn keep_whole(handle: Handle) {
 }
 
 /// Lets a home join by an address before it runs.
-fn join_by_address(target: &str, cluster: &Cluster, peers: &mut Peers) -> Result<(), StartError> {
+fn join_by_address(target: &str, cluster: &Cluster, state: &mut StateFile) -> Result<(), StartError> {
     if target.is_empty() {
         return Err(StartError::Config("join: an empty ticket".into()));
     }
     let address: Multiaddr =
         target.parse().map_err(|_| StartError::Config("join: neither a ticket nor a multiaddress".into()))?;
-    if cluster.origin == Origin::Made && !peers.ever_met() {
+    if cluster.origin == Origin::Made && !state.ever_met()? {
         return Err(StartError::NoKey);
     }
-    peers.want(address);
-    Ok(())
+    Ok(state.add_contacts(&[address])?)
 }
 
 /// Lets a home join by a ticket before it runs.
-fn join_by_ticket(config: &Config, target: &str, cluster: &mut Cluster, peers: &mut Peers) -> Result<(), StartError> {
+fn join_by_ticket(
+    config: &Config,
+    target: &str,
+    cluster: &mut Cluster,
+    state: &mut StateFile,
+) -> Result<(), StartError> {
     let ticket: Ticket =
         target.parse().map_err(|error: ticket::NotATicket| StartError::Config(format!("join: {error}")))?;
     if ticket.cluster != cluster.id {
-        if peers.ever_met() || home::has_content(&config.home)? {
+        if state.ever_met()? || home::has_content(&config.home)? {
             return Err(StartError::OtherCluster);
         }
         *cluster = Cluster::joined(ticket.cluster, ticket.key);
         cluster.save(&config.home)?;
-        peers.clear();
+        state.forget_all()?;
     }
-    ticket.addresses.into_iter().for_each(|address| peers.want(address));
-    Ok(())
+    Ok(state.add_contacts(&ticket.addresses)?)
 }

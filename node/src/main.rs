@@ -91,7 +91,8 @@ fn init(settings: Settings, json: bool) -> Result<(), Problem> {
 
 fn run(settings: Settings, exit_with_stdin: bool, faults: bool) -> Result<(), Problem> {
     let (config, process) = settings.resolve()?;
-    let config = Config { faults, ..config };
+    let mut config = config;
+    config.faults = faults;
     telemetry::start(&process)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(|error| other(&error))?;
     let ended = runtime.block_on(run_until_told(config, process, exit_with_stdin));
@@ -126,7 +127,7 @@ async fn run_until_told(config: Config, process: Process, exit_with_stdin: bool)
     let result = tokio::select! {
         () = until_told => Ok(()),
         problem = announce => Err(problem),
-        error = node.failed() => Err(p2p_node::failure(&error)),
+        ended = node.ended() => p2p_node::ending(&ended).map_or(Ok(()), Err),
     };
     notify::notify(notify::State::Stopping);
     node.stop().await;

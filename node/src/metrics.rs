@@ -7,6 +7,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use p2p_api::types::MemberCounts;
 use p2p_api::{Code, Problem};
 use p2p_dht::exchange::Counters;
 use p2p_gossip::wire::streams::StreamCounters;
@@ -19,6 +20,7 @@ use prometheus_client::registry::Registry;
 
 use crate::handle::Handle;
 use crate::http::ApiCounters;
+use crate::membership::MemberCounters;
 use crate::swarm::NetCounters;
 
 /// By which the times of gets are sorted, in seconds: fine where a get from memory or a neighbour ends.
@@ -40,12 +42,18 @@ pub(crate) fn get_times(registry: &mut Registry) -> Histogram {
 pub(crate) struct Metrics {
     registry: Registry,
     gauges: Arc<Gauges>,
+    members: Arc<MemberCounters>,
 }
 
 /// What is read anew for every answer.
 #[derive(Debug, Default)]
 struct Gauges {
     members_alive: AtomicU64,
+    members_suspect: AtomicU64,
+    members_down: AtomicU64,
+    members_left: AtomicU64,
+    view_complete: AtomicU64,
+    loop_lag: AtomicU64,
     objects: AtomicU64,
     object_bytes: AtomicU64,
     storage_max: AtomicU64,
@@ -62,6 +70,7 @@ pub(crate) struct Counted {
     pub(crate) exchange: Arc<Counters>,
     pub(crate) streams: Arc<StreamCounters>,
     pub(crate) net: Arc<NetCounters>,
+    pub(crate) members: Arc<MemberCounters>,
     pub(crate) api: Arc<ApiCounters>,
 }
 
@@ -71,9 +80,9 @@ type Named<'a> = (&'a str, &'a str, &'a AtomicU64);
 impl Metrics {
     /// Names the counters of the parts in a registry that may hold others already.
     pub(crate) fn new(mut registry: Registry, counted: Counted) -> Self {
-        let gauges = Arc::new(Gauges::default());
+        let (gauges, members) = (Arc::new(Gauges::default()), counted.members.clone());
         registry.register_collector(Box::new(All { counted, gauges: gauges.clone() }));
-        Self { registry, gauges }
+        Self { registry, gauges, members }
     }
 
     /// The text of an answer.
@@ -83,7 +92,14 @@ impl Metrics {
     pub(crate) async fn encode(&self, handle: &Handle) -> Result<String, Problem> {
         let status = handle.status().await?;
         let set = |gauge: &AtomicU64, value| gauge.store(value, Ordering::Relaxed);
-        set(&self.gauges.members_alive, status.members.alive.into());
+        let MemberCounts { alive, suspect, down, left } = status.members;
+        set(&self.gauges.members_alive, alive.into());
+        set(&self.gauges.members_suspect, suspect.into());
+        set(&self.gauges.members_down, down.into());
+        set(&self.gauges.members_left, left.into());
+        set(&self.gauges.view_complete, handle.inner.net.view.borrow().complete.into());
+        // The most since it was last asked for.
+        set(&self.gauges.loop_lag, self.members.lag_most.swap(0, Ordering::Relaxed));
         set(&self.gauges.objects, status.objects);
         set(&self.gauges.object_bytes, status.bytes);
         set(&self.gauges.storage_max, status.storage_max);
@@ -108,11 +124,12 @@ struct All {
 
 impl Collector for All {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
-        let Counted { exchange, streams, net, api } = &self.counted;
+        let Counted { exchange, streams, net, members, api } = &self.counted;
         let counters = exchange_counters(exchange)
             .into_iter()
             .chain(stream_counters(streams))
             .chain(net_counters(net))
+            .chain(member_counters(members))
             .chain(api_counters(api))
             .chain([("p2p_disk_full", "Transactions that the disk had no room for", &self.gauges.disk_full)]);
         for (name, help, value) in counters {
@@ -187,38 +204,81 @@ fn stream_counters(counters: &StreamCounters) -> [Named<'_>; 3] {
     ]
 }
 
-fn net_counters(counters: &NetCounters) -> [Named<'_>; 14] {
+fn net_counters(counters: &NetCounters) -> [Named<'_>; 9] {
     let NetCounters {
         handshakes_failed,
         handshakes_refused,
         connections_denied,
-        connections_silent,
         connections_cut_short,
         connections_crowded,
         unread,
         lookups_refused,
         lookups_timed_out,
         lookups_abandoned,
-        members_forgotten,
-        strangers_forgotten,
-        addresses_dropped,
-        join_addresses_dropped,
     } = counters;
     [
         ("p2p_handshakes_failed", "Inbound connections whose handshake failed or took too long", handshakes_failed),
         ("p2p_handshakes_refused", "Inbound connections of a host with too many under way", handshakes_refused),
         ("p2p_connections_denied", "Connections beyond a limit", connections_denied),
-        ("p2p_connections_silent", "Connections closed because a ping was not answered", connections_silent),
         ("p2p_connections_cut_short", "Connections that could not be closed in order in time", connections_cut_short),
         ("p2p_connections_crowded", "Connections of a host that has too many", connections_crowded),
         ("p2p_connections_held_up", "Sockets left alone because too much of them was unread", &unread.pauses),
         ("p2p_lookups_refused", "Kademlia lookups beyond a limit", lookups_refused),
         ("p2p_lookups_timed_out", "Kademlia lookups that did not come to their end in time", lookups_timed_out),
         ("p2p_lookups_abandoned", "Kademlia lookups for which a put or get did not wait", lookups_abandoned),
-        ("p2p_members_forgotten", "Members forgotten to make room for others", members_forgotten),
-        ("p2p_strangers_forgotten", "Peers forgotten that could never be reached", strangers_forgotten),
-        ("p2p_addresses_dropped", "Addresses of members beyond a limit", addresses_dropped),
-        ("p2p_join_addresses_dropped", "Addresses to join by beyond a limit", join_addresses_dropped),
+    ]
+}
+
+fn member_counters(counters: &MemberCounters) -> [Named<'_>; 22] {
+    let MemberCounters {
+        frames_sent,
+        bytes_sent,
+        edges_broken,
+        edges_overflown,
+        names_refused,
+        names_unknown,
+        comparisons_refused,
+        contacts_dropped,
+        joins,
+        returns,
+        suspicions,
+        downs,
+        leaves,
+        refutations,
+        isolations,
+        // Stands with the gauges.
+        lag_most: _,
+        forged,
+        unfit,
+        stale,
+        unmet,
+        postponed,
+        full,
+        doubts_dropped,
+    } = counters;
+    [
+        ("p2p_member_frames_sent", "Frames of membership that were sent", frames_sent),
+        ("p2p_member_sent_bytes", "Bytes of those frames, headers included", bytes_sent),
+        ("p2p_edges_broken", "Edges ended by a breach of the protocol or a failed stream", edges_broken),
+        ("p2p_edges_overflown", "Edges ended because the other did not read what waited for it", edges_overflown),
+        ("p2p_member_names_refused", "Members turned away because too many names are known", names_refused),
+        ("p2p_member_names_unknown", "Frames about members that are not known here", names_unknown),
+        ("p2p_comparisons_refused", "Comparisons asked for before the last was read", comparisons_refused),
+        ("p2p_join_addresses_dropped", "Addresses to join by beyond a limit", contacts_dropped),
+        ("p2p_member_joins", "Members seen to come for the first time", joins),
+        ("p2p_member_returns", "Members seen to come back, or to start anew", returns),
+        ("p2p_member_suspicions", "Members that this node has begun to doubt", suspicions),
+        ("p2p_member_downs", "Members seen to be down", downs),
+        ("p2p_member_leaves", "Members seen to leave", leaves),
+        ("p2p_refutations", "Times that this node has denied that it is down", refutations),
+        ("p2p_isolations", "Times that this node found itself cut off", isolations),
+        ("p2p_member_facts_forged", "Facts and accusations that nobody has signed", forged),
+        ("p2p_accusations_unfit", "Accusations by members that do not watch their subject", unfit),
+        ("p2p_member_facts_stale", "Facts answered with newer ones", stale),
+        ("p2p_member_frames_unmet", "Frames that came before their sender had said who it is", unmet),
+        ("p2p_edges_postponed", "Edges that had to wait, because there were too many", postponed),
+        ("p2p_members_full", "Facts about members beyond those that can be remembered", full),
+        ("p2p_doubts_dropped", "Doubts about members beyond a limit", doubts_dropped),
     ]
 }
 
@@ -232,9 +292,14 @@ fn api_counters(counters: &ApiCounters) -> [Named<'_>; 4] {
     ]
 }
 
-fn gauges(gauges: &Gauges) -> [Named<'_>; 8] {
+fn gauges(gauges: &Gauges) -> [Named<'_>; 13] {
     let Gauges {
         members_alive,
+        members_suspect,
+        members_down,
+        members_left,
+        view_complete,
+        loop_lag,
         objects,
         object_bytes,
         storage_max,
@@ -246,7 +311,16 @@ fn gauges(gauges: &Gauges) -> [Named<'_>; 8] {
         disk_full: _,
     } = gauges;
     [
-        ("p2p_members_alive", "Members that can be reached, this one included", members_alive),
+        ("p2p_members_alive", "Members that are here, this one included", members_alive),
+        ("p2p_members_suspect", "Members that this node doubts", members_suspect),
+        ("p2p_members_down", "Members that are down, as far as remembered", members_down),
+        ("p2p_members_left", "Members that have left, as far as remembered", members_left),
+        ("p2p_view_complete", "1 while this node knows of everybody, as far as it can know, else 0", view_complete),
+        (
+            "p2p_loop_lag_microseconds",
+            "By how much membership was called late, at most since the last scrape",
+            loop_lag,
+        ),
         ("p2p_objects", "Objects in the store", objects),
         ("p2p_object_bytes", "Bytes of those objects", object_bytes),
         ("p2p_storage_max_bytes", "Most bytes that the store takes", storage_max),

@@ -19,8 +19,9 @@ use objects::ReadJob;
 use room::Room;
 use threads::{Finish, Threads, WriteJob};
 
-pub use objects::OpenError;
-pub(crate) use objects::{open_reading, set_up_writing};
+pub(crate) use objects::PAGE_LEN;
+
+use crate::sqlite::OpenError;
 
 /// Name of the file in the home.
 const FILE_NAME: &str = "objects.db";

@@ -1,59 +1,53 @@
-//! The only owner of the libp2p swarm: connections, lookups, and who is there.
+//! The only owner of the libp2p swarm: connections, lookups, and membership, which works with both.
 //!
 //! One task. It forwards: requests come in as [`Command`]s, what others need to know goes out through [`NetView`], and
-//! streams are handed to those who drive them. Nothing here waits for a peer.
+//! streams are handed to those who drive them. Nothing here waits for a peer, or for the disk.
 
 pub(crate) mod cable;
 mod closing;
-mod counters;
+pub(crate) mod counters;
 mod muxer;
 mod outcome;
 mod pace;
 pub(crate) mod setup;
 mod strangers;
 
-use std::collections::{BTreeSet, HashMap};
-use std::path::PathBuf;
+use std::collections::HashMap;
+use std::ops::Deref;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use bytes::Bytes;
 use futures::StreamExt;
-use libp2p::core::ConnectedPoint;
 use libp2p::identity::Keypair;
 use libp2p::multiaddr::Protocol;
-use libp2p::swarm::dial_opts::{DialOpts, PeerCondition};
+use libp2p::swarm::dial_opts::DialOpts;
 use libp2p::swarm::{ConnectionId, DialError, ListenError, SwarmEvent};
-use libp2p::{Multiaddr, PeerId, StreamProtocol, Swarm, identify};
+use libp2p::{Multiaddr, PeerId, StreamProtocol, Swarm};
+use p2p_api::types::Members;
 use p2p_dht::kademlia::{FoundPeer, Lookups};
 use p2p_dht::message::PROTOCOL;
-use p2p_gossip::wire::Streams;
+use p2p_gossip::swim::{Config, Description, Ed25519, Fact, Stop, codec};
 use p2p_gossip::wire::streams::{Control, Inbound, StreamCounters};
+use p2p_gossip::wire::{ClusterId, Edges, Streams};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::admission::Admission;
 use crate::error::StartError;
-use crate::files::{self, Access};
-use crate::peers::{self, DialOutcome, Peers, Target, is_loopback, is_useful};
+use crate::membership::contacts::{Contacts, DialOutcome, is_loopback};
+use crate::membership::events::MemberEvents;
+use crate::membership::{self, Begin, EdgeNews, MemberCounters, Membership, Standing};
+use crate::state::State;
 
 use cable::Cables;
 use counters::count;
-use outcome::dial_outcome;
+use outcome::{dial_outcome, refused_at};
 use setup::{Behaviour, BehaviourEvent};
 
 pub(crate) use counters::NetCounters;
 
-/// Dials that are begun at once.
-const DIALS_AT_ONCE: usize = 16;
-
-/// How often it is looked whom to dial and whom to look for.
+/// How often it is looked whether anybody is to be found at an address that was named.
 const TICK: Duration = Duration::from_millis(250);
-
-/// As long as new members were met within this time, more are looked for at every other tick.
-const DISCOVERY_EAGER: Duration = Duration::from_secs(10);
-
-/// Otherwise this often.
-const DISCOVERY_PERIOD: Duration = Duration::from_secs(60);
 
 /// Requests that wait for the task.
 const COMMANDS_MAX: usize = 256;
@@ -64,29 +58,37 @@ pub(crate) enum Command {
     Lookup(Vec<u8>, oneshot::Sender<Vec<FoundPeer>>),
     /// Dials an address; answers with the member that is there.
     Dial(Multiaddr, oneshot::Sender<Result<PeerId, DialOutcome>>),
-    /// Remembers members' addresses, and dials them.
+    /// Remembers addresses to join by, and tries them.
     Want(Vec<Multiaddr>, oneshot::Sender<()>),
-    /// Forgets everybody: this node is in another cluster now.
-    Forget(oneshot::Sender<()>),
+    /// This node is in another cluster now, and knows nobody.
+    Enter(ClusterId, oneshot::Sender<()>),
+    /// All members.
+    Members(oneshot::Sender<Members>),
+    /// How full this node is, in sixteenths.
+    Fill(u8),
+    /// Name and tags, as they stand in the record.
+    Tags(Bytes, oneshot::Sender<()>),
+    /// Leaves the cluster; answered once others know, and this node has stopped to be part of it.
+    Leave(oneshot::Sender<()>),
     /// Ends the task.
     Stop,
 }
 
 /// What the swarm knows, for everybody to see.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct NetView {
-    /// Other members with a connection.
-    pub(crate) alive: BTreeSet<PeerId>,
-    /// Whether anybody else was ever met by this home.
-    pub(crate) ever_met: bool,
-    /// How many others were met at some time.
-    pub(crate) met: usize,
-    /// Whether anybody else is known or was named.
-    pub(crate) expects_others: bool,
-    /// Why members that are known are not there.
-    pub(crate) reasons: Vec<String>,
+    /// Who is here.
+    pub(crate) standing: Standing,
     /// Where others reach this node.
     pub(crate) addresses: Vec<Multiaddr>,
+}
+
+impl Deref for NetView {
+    type Target = Standing;
+
+    fn deref(&self) -> &Standing {
+        &self.standing
+    }
 }
 
 /// What a swarm needs to start.
@@ -95,10 +97,22 @@ pub(crate) struct NetConfig {
     pub(crate) admission: Admission,
     pub(crate) listen: Vec<Multiaddr>,
     pub(crate) advertise: Vec<Multiaddr>,
-    pub(crate) peers: Peers,
-    pub(crate) peers_file: PathBuf,
     /// Where connections can be cut and slowed.
     pub(crate) cables: Option<Arc<Cables>>,
+    pub(crate) membership: MembersConfig,
+}
+
+/// What membership needs beside it.
+pub(crate) struct MembersConfig {
+    pub(crate) config: Config,
+    pub(crate) keys: Ed25519,
+    pub(crate) generation: u64,
+    pub(crate) cluster: ClusterId,
+    pub(crate) tags: Bytes,
+    pub(crate) facts: Vec<Arc<Fact>>,
+    pub(crate) ever_met: bool,
+    pub(crate) contacts: Contacts,
+    pub(crate) state: State,
 }
 
 /// A running swarm.
@@ -106,9 +120,13 @@ pub(crate) struct Net {
     pub(crate) commands: mpsc::Sender<Command>,
     pub(crate) view: watch::Receiver<NetView>,
     pub(crate) counters: Arc<NetCounters>,
+    pub(crate) member_counters: Arc<MemberCounters>,
+    pub(crate) member_events: Arc<MemberEvents>,
     pub(crate) stream_counters: Arc<StreamCounters>,
     pub(crate) control: Control,
     pub(crate) inbound: Inbound,
+    /// Why this node is no part of the cluster any more, once it is not.
+    pub(crate) stopped: watch::Receiver<Option<Stop>>,
     pub(crate) task: tokio::task::JoinHandle<()>,
 }
 
@@ -120,61 +138,98 @@ pub(crate) async fn start(
     config: NetConfig,
     registry: &mut prometheus_client::registry::Registry,
 ) -> Result<Net, StartError> {
-    let NetConfig { keypair, admission, listen, advertise, peers, peers_file, cables } = config;
-    let (objects, control, inbound) = Streams::new(StreamProtocol::new(PROTOCOL));
+    let NetConfig { keypair, admission, listen, advertise, cables, membership } = config;
+    let MembersConfig { config, keys, generation, cluster, tags, facts, ever_met, contacts, state } = membership;
+    let me = keypair.public().to_peer_id();
+    // As long as an answer may take is long enough for a handshake on the same line.
+    let dial_time_max = config.answer_max;
+    let edges = Edges::new(StreamProtocol::new(codec::PROTOCOL), dial_time_max);
+    let (objects, control, inbound) = Streams::new(StreamProtocol::new(PROTOCOL), edges.reserved());
     let stream_counters = objects.counters();
     let counters = Arc::new(NetCounters::default());
-    let mut swarm = setup::build(keypair, admission, cables, objects, &counters);
-    for address in &advertise {
-        swarm.add_external_address(address.clone());
-    }
+    let mut swarm = setup::build(keypair, admission, cables, edges, objects, &counters);
     setup::listen_on_all(&mut swarm, &listen).await?;
+    let addresses = own_addresses(&swarm, &advertise);
+    let description = Description { addresses: membership::encode_addresses(&addresses), tags, fill: 0 };
+    let durable = state.durable_generation();
+    let (membership, news) = Membership::new(Begin {
+        config,
+        me,
+        keys,
+        generation,
+        cluster,
+        description,
+        facts,
+        ever_met,
+        contacts,
+        state,
+        dial_time_max,
+    });
+    let (member_counters, member_events) = (membership.counters(), membership.events());
     let (commands, receiver) = mpsc::channel(COMMANDS_MAX);
     let (view_sender, view) = watch::channel(NetView::default());
+    let (stop_sender, stopped) = watch::channel(None);
     let mut task = SwarmTask {
         swarm,
-        peers,
-        peers_file,
+        membership,
+        news,
+        durable,
         advertise,
         lookups: Lookups::default(),
         dials: HashMap::new(),
         view: view_sender,
         counters: counters.clone(),
         metrics: libp2p::metrics::Metrics::new(registry),
-        last_new_member: Instant::now(),
-        next_discovery: Instant::now(),
-        looked_near_myself: false,
-        found: Vec::new(),
-        saving: None,
+        leaving: Vec::new(),
+        stopped: stop_sender,
     };
+    task.with_membership(Membership::introduce_all);
+    task.publish_addresses();
     task.publish();
     let task = tokio::spawn(task.run(receiver));
-    Ok(Net { commands, view, counters, stream_counters, control, inbound, task })
+    Ok(Net {
+        commands,
+        view,
+        counters,
+        member_counters,
+        member_events,
+        stream_counters,
+        control,
+        inbound,
+        stopped,
+        task,
+    })
+}
+
+/// Where others reach this node, those first that other machines can use; of this machine's own only where there are no others.
+fn own_addresses(swarm: &Swarm<Behaviour>, advertise: &[Multiaddr]) -> Vec<Multiaddr> {
+    if !advertise.is_empty() {
+        return advertise.to_vec();
+    }
+    let (local, other): (Vec<_>, Vec<_>) = swarm.listeners().cloned().partition(is_loopback);
+    if other.is_empty() { local } else { other }
 }
 
 struct SwarmTask {
     swarm: Swarm<Behaviour>,
-    peers: Peers,
-    peers_file: PathBuf,
+    membership: Membership,
+    news: mpsc::Receiver<EdgeNews>,
+    /// The last generation that is durable.
+    durable: watch::Receiver<u64>,
     advertise: Vec<Multiaddr>,
     lookups: Lookups,
     dials: HashMap<ConnectionId, Dial>,
     view: watch::Sender<NetView>,
     counters: Arc<NetCounters>,
     metrics: libp2p::metrics::Metrics,
-    last_new_member: Instant,
-    next_discovery: Instant,
-    looked_near_myself: bool,
-    /// Answers of lookups for members.
-    found: Vec<oneshot::Receiver<Vec<FoundPeer>>>,
-    /// The file is written elsewhere, one version after the other.
-    saving: Option<tokio::task::JoinHandle<()>>,
+    /// Who waits until this node has left.
+    leaving: Vec<oneshot::Sender<()>>,
+    stopped: watch::Sender<Option<Stop>>,
 }
 
-/// A dial that we began.
+/// A dial of an address where anybody may be.
 struct Dial {
-    /// Set where no peer was named.
-    address: Option<Multiaddr>,
+    address: Multiaddr,
     reply: Option<oneshot::Sender<Result<PeerId, DialOutcome>>>,
 }
 
@@ -182,6 +237,8 @@ impl SwarmTask {
     async fn run(mut self, mut commands: mpsc::Receiver<Command>) {
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let sleep = tokio::time::sleep_until(self.membership.deadline().into());
+        tokio::pin!(sleep);
         loop {
             tokio::select! {
                 command = commands.recv() => match command {
@@ -189,39 +246,67 @@ impl SwarmTask {
                     Some(command) => self.on_command(command),
                 },
                 event = self.swarm.select_next_some() => self.on_event(event),
-                _ = tick.tick() => self.on_tick(),
+                Some(news) = self.news.recv() => self.with_membership(|membership, net| membership.on_news(net, news)),
+                () = &mut sleep => self.with_membership(Membership::wake),
+                Ok(()) = self.durable.changed() => {
+                    let generation = *self.durable.borrow_and_update();
+                    self.with_membership(|membership, net| membership.persisted(net, generation));
+                }
+                _ = tick.tick() => self.dial_contacts(),
+            }
+            self.publish();
+            sleep.as_mut().reset(self.membership.deadline().into());
+            if let Some(stop) = self.membership.stopped() {
+                self.stopped.send_replace(Some(stop));
+                for left in self.leaving.drain(..) {
+                    let _ = left.send(());
+                }
+                break;
             }
         }
-        if let Some(saving) = self.saving.take() {
-            let _ = saving.await;
-        }
-        self.save();
-        if let Some(saving) = self.saving.take() {
-            let _ = saving.await;
-        }
+    }
+
+    fn with_membership<R>(&mut self, run: impl FnOnce(&mut Membership, &mut membership::Net<'_>) -> R) -> R {
+        let Behaviour { edges, kademlia, .. } = self.swarm.behaviour_mut();
+        run(&mut self.membership, &mut membership::Net { edges, kademlia })
     }
 
     fn on_command(&mut self, command: Command) {
         match command {
             Command::Lookup(key, reply) => {
-                self.look_up(key, reply);
+                if !self.lookups.start(&mut self.swarm.behaviour_mut().kademlia, key, reply) {
+                    count(&self.counters.lookups_refused);
+                }
             }
             Command::Dial(address, reply) => self.dial_address(address, Some(reply)),
             Command::Want(addresses, done) => {
-                addresses.into_iter().for_each(|address| self.peers.want(address));
-                self.dial_due();
+                self.with_membership(|membership, net| {
+                    addresses.into_iter().for_each(|address| membership.want(net, address));
+                });
+                self.dial_contacts();
                 self.publish();
                 let _ = done.send(());
             }
-            Command::Forget(done) => {
-                self.peers.clear();
+            Command::Enter(cluster, done) => {
                 let connected: Vec<PeerId> = self.swarm.connected_peers().copied().collect();
                 for peer in connected {
                     let _ = self.swarm.disconnect_peer_id(peer);
                 }
-                self.save();
+                self.with_membership(|membership, net| membership.enter(net, cluster));
                 self.publish();
                 let _ = done.send(());
+            }
+            Command::Members(reply) => drop(reply.send(self.membership.list())),
+            Command::Fill(fill) => {
+                self.with_membership(|membership, net| membership.describe(net, |said| said.fill = fill));
+            }
+            Command::Tags(tags, done) => {
+                self.with_membership(|membership, net| membership.describe(net, |said| said.tags = tags));
+                let _ = done.send(());
+            }
+            Command::Leave(left) => {
+                self.leaving.push(left);
+                self.with_membership(Membership::leave);
             }
             Command::Stop => {}
         }
@@ -230,15 +315,11 @@ impl SwarmTask {
     fn on_event(&mut self, event: SwarmEvent<BehaviourEvent>) {
         libp2p::metrics::Recorder::record(&self.metrics, &event);
         match event {
-            SwarmEvent::ConnectionEstablished { peer_id, connection_id, endpoint, .. } => {
-                self.on_connected(peer_id, connection_id, &endpoint);
+            SwarmEvent::ConnectionEstablished { peer_id, connection_id, .. } => {
+                self.on_connected(peer_id, connection_id);
             }
-            SwarmEvent::ConnectionClosed { peer_id, .. } if self.peers.disconnected(&peer_id) => {
-                tracing::info!(peer = %peer_id, "member is gone");
-                self.publish();
-            }
-            SwarmEvent::OutgoingConnectionError { connection_id, peer_id, error } => {
-                self.on_dial_failed(connection_id, peer_id, &error);
+            SwarmEvent::OutgoingConnectionError { connection_id, error, .. } => {
+                self.on_dial_failed(connection_id, &error);
             }
             SwarmEvent::IncomingConnectionError { error, send_back_addr, .. } => match error {
                 ListenError::Denied { cause } if cause.downcast_ref::<strangers::TooMany>().is_some() => {
@@ -255,9 +336,9 @@ impl SwarmTask {
                     tracing::debug!(from = %send_back_addr, %error, "refused a connection");
                 }
             },
-            SwarmEvent::NewListenAddr { .. }
-            | SwarmEvent::ExpiredListenAddr { .. }
-            | SwarmEvent::ExternalAddrConfirmed { .. } => self.publish(),
+            SwarmEvent::NewListenAddr { .. } | SwarmEvent::ExpiredListenAddr { .. } => {
+                self.publish_addresses();
+            }
             SwarmEvent::Behaviour(event) => self.on_behaviour(event),
             _ => {}
         }
@@ -265,26 +346,13 @@ impl SwarmTask {
 
     fn on_behaviour(&mut self, event: BehaviourEvent) {
         match event {
-            BehaviourEvent::Identify(event) => {
-                libp2p::metrics::Recorder::record(&self.metrics, &event);
-                if let identify::Event::Received { peer_id, info, connection_id } = event {
-                    self.on_identified(peer_id, connection_id, &info);
-                }
-            }
-            BehaviourEvent::Ping(event) => {
-                libp2p::metrics::Recorder::record(&self.metrics, &event);
-                if let Err(error) = event.result {
-                    count(&self.counters.connections_silent);
-                    tracing::debug!(peer = %event.peer, %error, "a connection does not answer");
-                    self.swarm.close_connection(event.connection);
-                }
-            }
             BehaviourEvent::Kademlia(event) => {
                 libp2p::metrics::Recorder::record(&self.metrics, &event);
                 if self.lookups.on_event(event) {
                     count(&self.counters.lookups_timed_out);
                 }
             }
+            BehaviourEvent::Edges(event) => self.with_membership(|membership, net| membership.on_edge(net, event)),
             // Limits have no events, and streams go their own way.
             BehaviourEvent::Limits(never) => match never {},
             BehaviourEvent::Strangers(never) => match never {},
@@ -292,94 +360,35 @@ impl SwarmTask {
         }
     }
 
-    fn on_connected(&mut self, peer: PeerId, connection: ConnectionId, endpoint: &ConnectedPoint) {
-        let dialed = match endpoint {
-            ConnectedPoint::Dialer { address, .. } => Some(address),
-            ConnectedPoint::Listener { .. } => None,
-        };
-        if let Some(Dial { reply: Some(reply), .. }) = self.dials.remove(&connection) {
+    fn on_connected(&mut self, peer: PeerId, connection: ConnectionId) {
+        let Some(Dial { address, reply }) = self.dials.remove(&connection) else { return };
+        self.with_membership(|membership, net| membership.found(net, &address, peer));
+        if let Some(reply) = reply {
             let _ = reply.send(Ok(peer));
-        }
-        if self.peers.connected(peer, dialed) {
-            tracing::info!(%peer, "member is here");
-            self.last_new_member = Instant::now();
-            self.next_discovery = self.last_new_member;
-            if let Some(address) = dialed {
-                let address = peers::split_peer(address).0;
-                self.swarm.behaviour_mut().kademlia.add_address(&peer, address);
-            }
-            self.publish();
         }
     }
 
-    fn on_dial_failed(&mut self, connection: ConnectionId, peer: Option<PeerId>, error: &DialError) {
-        let Dial { address, reply } = self.dials.remove(&connection).unwrap_or(Dial { address: None, reply: None });
-        match error {
-            DialError::DialPeerConditionFalse(_) => return,
-            DialError::Denied { .. } => count(&self.counters.connections_denied),
-            _ => {}
+    fn on_dial_failed(&mut self, connection: ConnectionId, error: &DialError) {
+        if matches!(error, DialError::Denied { .. }) {
+            count(&self.counters.connections_denied);
         }
         let outcome = dial_outcome(error);
-        tracing::debug!(?peer, ?outcome, %error, "cannot reach a member");
-        let now = Instant::now();
-        if let Some(peer) = peer {
-            // A second dial may fail while the first connection is fine.
-            if !self.swarm.is_connected(&peer) {
-                self.swarm.behaviour_mut().kademlia.remove_peer(&peer);
-            }
-            self.peers.dial_failed(&peer, outcome, now);
+        if let Some(dial) = self.swarm.behaviour_mut().edges.dial_failed(connection) {
+            tracing::debug!(peer = %dial.peer, ?outcome, %error, "cannot reach a member");
+            let refused = refused_at(error);
+            return self.with_membership(|membership, net| membership.dial_failed(net, dial, outcome, &refused));
         }
-        if let Some(address) = address {
-            self.peers.address_failed(&address, outcome, now);
-        }
+        let Some(Dial { address, reply }) = self.dials.remove(&connection) else { return };
+        tracing::debug!(%address, ?outcome, %error, "nobody is found");
+        self.membership.not_found(&address, outcome);
         if let Some(reply) = reply {
             let _ = reply.send(Err(outcome));
         }
-        self.publish();
     }
 
-    /// A member has told where it listens.
-    fn on_identified(&mut self, peer: PeerId, _connection: ConnectionId, info: &identify::Info) {
-        // What we see of it tells whether it is on this machine.
-        let local = is_loopback(&info.observed_addr);
-        let mut useful: Vec<Multiaddr> =
-            info.listen_addrs.iter().filter(|address| is_useful(address, local)).cloned().collect();
-        let beyond = useful.len().saturating_sub(peers::ADDRESSES_PER_PEER_MAX);
-        self.counters.addresses_dropped.fetch_add(beyond as u64, Ordering::Relaxed);
-        useful.truncate(peers::ADDRESSES_PER_PEER_MAX);
-        for address in &useful {
-            self.swarm.behaviour_mut().kademlia.add_address(&peer, address.clone());
-        }
-        self.peers.learn(peer, useful);
-        self.last_new_member = Instant::now();
-    }
-
-    fn on_tick(&mut self) {
-        self.dial_due();
-        self.discover();
-        self.take_found();
-        self.counters.add(self.peers.take_dropped());
-        self.save();
-    }
-
-    fn dial_due(&mut self) {
-        for target in self.peers.due(Instant::now(), DIALS_AT_ONCE) {
-            match target {
-                Target::Peer(peer, addresses) => self.dial_peer(peer, addresses),
-                Target::Address(address) => self.dial_address(address, None),
-            }
-        }
-    }
-
-    fn dial_peer(&mut self, peer: PeerId, addresses: Vec<Multiaddr>) {
-        let opts = DialOpts::peer_id(peer)
-            .addresses(addresses)
-            .condition(PeerCondition::DisconnectedAndNotDialing)
-            .allocate_new_port()
-            .build();
-        if let Err(error) = self.swarm.dial(opts) {
-            tracing::debug!(%peer, %error, "cannot dial");
-            self.peers.dial_failed(&peer, DialOutcome::NoAnswer, Instant::now());
+    fn dial_contacts(&mut self) {
+        for address in self.membership.due_contacts() {
+            self.dial_address(address, None);
         }
     }
 
@@ -387,10 +396,10 @@ impl SwarmTask {
         let opts = DialOpts::unknown_peer_id().address(address.clone()).allocate_new_port().build();
         let connection = opts.connection_id();
         match self.swarm.dial(opts) {
-            Ok(()) => drop(self.dials.insert(connection, Dial { address: Some(address), reply })),
+            Ok(()) => drop(self.dials.insert(connection, Dial { address, reply })),
             Err(error) => {
                 let outcome = dial_outcome(&error);
-                self.peers.address_failed(&address, outcome, Instant::now());
+                self.membership.not_found(&address, outcome);
                 if let Some(reply) = reply {
                     let _ = reply.send(Err(outcome));
                 }
@@ -398,76 +407,20 @@ impl SwarmTask {
         }
     }
 
-    /// Looks for members that nobody has named yet, near this node and anywhere in turn.
-    fn discover(&mut self) {
-        let now = Instant::now();
-        if now < self.next_discovery || self.peers.alive().is_empty() {
-            return;
-        }
-        let eager = now.duration_since(self.last_new_member) < DISCOVERY_EAGER;
-        self.next_discovery = now + if eager { 2 * TICK } else { DISCOVERY_PERIOD };
-        self.looked_near_myself = !self.looked_near_myself;
-        let key = if self.looked_near_myself {
-            self.swarm.local_peer_id().to_bytes()
-        } else {
-            rand::random::<[u8; 32]>().to_vec()
-        };
-        let (reply, answer) = oneshot::channel();
-        self.look_up(key, reply);
-        self.found.push(answer);
-    }
-
-    fn look_up(&mut self, key: Vec<u8>, reply: oneshot::Sender<Vec<FoundPeer>>) {
-        if !self.lookups.start(&mut self.swarm.behaviour_mut().kademlia, key, reply) {
-            count(&self.counters.lookups_refused);
-        }
-    }
-
-    fn take_found(&mut self) {
-        let peers = &mut self.peers;
-        self.found.retain_mut(|answer| match answer.try_recv() {
-            Ok(found) => {
-                for FoundPeer { peer, addresses } in found {
-                    peers.learn(peer, addresses);
-                }
-                false
-            }
-            Err(oneshot::error::TryRecvError::Empty) => true,
-            Err(oneshot::error::TryRecvError::Closed) => false,
-        });
-    }
-
+    /// Tells the rest of the node what has changed.
     fn publish(&mut self) {
-        let me = *self.swarm.local_peer_id();
-        let listening = self.swarm.listeners().cloned();
-        let mut addresses: Vec<Multiaddr> =
-            if self.advertise.is_empty() { listening.collect() } else { self.advertise.clone() };
-        // Those that other machines can use first.
-        addresses.sort_by_key(is_loopback);
-        let named = addresses.into_iter().map(|address| address.with(Protocol::P2p(me)));
-        self.view.send_replace(NetView {
-            alive: self.peers.alive(),
-            ever_met: self.peers.ever_met(),
-            met: self.peers.met(),
-            expects_others: self.peers.expects_others(),
-            reasons: self.peers.reasons(),
-            addresses: named.collect(),
-        });
+        if let Some(standing) = self.membership.take_standing() {
+            self.view.send_modify(|view| view.standing = standing);
+        }
     }
 
-    fn save(&mut self) {
-        if self.saving.as_ref().is_some_and(|saving| !saving.is_finished()) {
-            return;
-        }
-        let Some(file) = self.peers.take_changes() else { return };
-        let path = self.peers_file.clone();
-        self.saving = Some(tokio::task::spawn_blocking(move || {
-            let saved = serde_json::to_vec_pretty(&file)
-                .map_err(std::io::Error::other)
-                .and_then(|bytes| files::replace(&path, &bytes, Access::Plain));
-            if let Err(error) = saved {
-                tracing::warn!(%error, "cannot remember the members in {}", path.display());
-            }
-        }));
+    /// Tells everybody where this node is reached.
+    fn publish_addresses(&mut self) {
+        let addresses = own_addresses(&self.swarm, &self.advertise);
+        let encoded = membership::encode_addresses(&addresses);
+        self.with_membership(|membership, net| membership.describe(net, |said| said.addresses = encoded));
+        let me = *self.swarm.local_peer_id();
+        let named = addresses.into_iter().map(|address| address.with(Protocol::P2p(me))).collect();
+        self.view.send_modify(|view| view.addresses = named);
     }
 }

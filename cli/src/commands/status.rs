@@ -1,7 +1,7 @@
 //! `status`: the state of the node.
 
 use indicatif::BinaryBytes;
-use p2p_api::types::{Health, Status};
+use p2p_api::types::{Health, MemberCounts, Status};
 use p2p_api::{Code, Problem};
 
 use super::Context;
@@ -26,6 +26,13 @@ fn trouble(status: &Status) -> Problem {
     Problem::new(Code::Partial, message).hint("docs/operating.md says what to do about each.")
 }
 
+/// How many there are of each state; of those that there are none of, nothing but of the living.
+fn members(MemberCounts { alive, suspect, down, left }: MemberCounts) -> String {
+    let others = [(suspect, "suspect"), (down, "down"), (left, "left")];
+    let others = others.iter().filter(|(count, _)| *count > 0).map(|(count, word)| format!(", {count} {word}"));
+    format!("{alive} alive{}", others.collect::<String>())
+}
+
 fn text(status: &Status) -> String {
     let store =
         format!("{} objects, {} of {}", status.objects, BinaryBytes(status.bytes), BinaryBytes(status.storage_max));
@@ -36,7 +43,7 @@ fn text(status: &Status) -> String {
         .line("version", &status.version)
         .line("health", status.health.word())
         .lines("", &status.reasons)
-        .line("members", format!("{} alive", status.members.alive))
+        .line("members", members(status.members))
         .lines("addresses", &status.addresses)
         .line("store", store)
         .text()

@@ -134,7 +134,7 @@ struct Dialable {
 
 async fn swarm() -> Started {
     let keypair = identity::Keypair::generate_ed25519();
-    let (streams, control, inbound) = Streams::new(StreamProtocol::new(PROTOCOL));
+    let (streams, control, inbound) = Streams::new(StreamProtocol::new(PROTOCOL), Default::default());
     let behaviour = Dialable { streams, kademlia: kademlia::new(keypair.public().to_peer_id()) };
     let transport = tcp::tokio::Transport::new(tcp::Config::default())
         .upgrade(Version::V1)

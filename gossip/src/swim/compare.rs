@@ -6,13 +6,16 @@ use std::time::Duration;
 
 use super::fact::Fact;
 use super::members::{self, BUCKETS, Sums};
-use super::message::{BucketSet, FACTS_LEN_MAX, in_parts};
+use super::message::{BUCKETS_LEN_MAX, BucketSet, FACTS_LEN_MAX, in_parts};
 use super::name::{Keys, Member};
 use super::time::Time;
 use super::{At, Machine, Message};
 
 /// A comparison that brought nothing after so long is given up.
 const COMPARISON_TIME_MAX: Duration = Duration::from_secs(2);
+
+/// Two tables that were equal so long ago still count as that.
+const AGREED_TIME: Duration = Duration::from_secs(10);
 
 /// The one that is under way.
 pub(super) struct Comparison {
@@ -30,7 +33,31 @@ fn contains(set: &BucketSet, bucket: usize) -> bool {
     set[bucket / 64] >> (bucket % 64) & 1 == 1
 }
 
+/// Leaves out what one frame does not hold: the receiver says of it that it is lacking here, which is for nothing.
+fn shorten(facts: &mut Vec<Arc<Fact>>) {
+    let mut len = 0;
+    let beyond = facts.iter().position(|fact| {
+        len += fact.encoded_len();
+        len > BUCKETS_LEN_MAX
+    });
+    facts.truncate(beyond.unwrap_or(facts.len()));
+}
+
 impl<K: Keys> Machine<K> {
+    /// Whether this node knows of everybody, as far as that can be known: half of those whom it watches have had the same
+    /// table a moment ago. Whoever is alone, and does not expect to be, knows of nobody.
+    pub fn is_complete(&self, now: Time) -> bool {
+        if self.neighbours.is_empty() {
+            return self.join.contacts().is_empty() && self.members.garbage().next().is_none();
+        }
+        let agrees = |member: &&Member| {
+            let agreed_at = self.links.get(**member).and_then(|link| link.agreed_at);
+            agreed_at.is_some_and(|agreed_at| now.since(agreed_at) <= AGREED_TIME)
+        };
+        let agreeing = self.neighbours.iter().filter(agrees).count();
+        agreeing * 2 >= self.neighbours.len() && !self.health.is_isolated()
+    }
+
     /// Looks at the digest of somebody else's table; on a new connection a difference counts at once.
     pub(super) fn compare_digest(&mut self, at: &mut At, with: Member, digest: u64, is_new: bool) {
         let differs = digest != self.members.digest();
@@ -38,6 +65,7 @@ impl<K: Keys> Machine<K> {
         let Some(link) = self.links.get_mut(with) else { return };
         if !differs {
             link.differs_since = None;
+            link.agreed_at = Some(at.now);
             return;
         }
         let since = if is_new && link.ring { at.now.before(differ_time) } else { at.now };
@@ -77,7 +105,9 @@ impl<K: Keys> Machine<K> {
         }
         // As many buckets in one message as go into one; what the receiver has beside it lacks here.
         let (mut set, mut facts, mut len) = (BucketSet::default(), Vec::new(), 0);
-        for (bucket, some) in by_bucket.into_iter().enumerate().filter(|(bucket, _)| contains(&differing, *bucket)) {
+        for (bucket, mut some) in by_bucket.into_iter().enumerate().filter(|(bucket, _)| contains(&differing, *bucket))
+        {
+            shorten(&mut some);
             let more: usize = some.iter().map(|fact| fact.encoded_len()).sum();
             if len + more > FACTS_LEN_MAX && len > 0 {
                 let full = Message::Buckets(Box::new(std::mem::take(&mut set)), std::mem::take(&mut facts));

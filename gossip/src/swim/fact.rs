@@ -124,6 +124,12 @@ impl Accusation {
         bytes.put_slice(&self.signature.0);
     }
 
+    /// Reads one, which takes all of the bytes.
+    pub(super) fn decode_one(bytes: &Bytes) -> Option<Arc<Self>> {
+        let mut reader = Reader::new(bytes);
+        Self::decode(&mut reader).filter(|_| reader.is_empty())
+    }
+
     fn decode(reader: &mut Reader) -> Option<Arc<Self>> {
         if reader.u8()? != FORMAT {
             return None;

@@ -16,6 +16,9 @@ const TOLD: usize = 24;
 /// Contacts that are dialed at once.
 const DIALED_MAX: usize = 3;
 
+/// Contacts that are remembered; of more the oldest are forgotten.
+const CONTACTS_MAX: usize = 64;
+
 /// Pause before the contacts are dialed again.
 const AGAIN_AFTER: Duration = Duration::from_millis(500);
 
@@ -88,6 +91,22 @@ impl Join {
 }
 
 impl<K: Keys> Machine<K> {
+    /// Somebody was named to come in by, or to come together with: it is dialed at once.
+    pub(super) fn on_contact(&mut self, at: &mut At, contact: Member) {
+        if contact == self.me {
+            return;
+        }
+        let contacts = &mut self.join.contacts;
+        if !contacts.contains(&contact) {
+            contacts.push(contact);
+            let beyond = contacts.len().saturating_sub(CONTACTS_MAX);
+            contacts.drain(..beyond);
+        }
+        self.join.dial_at = at.now;
+        let (number, digest) = (self.number(), self.members.digest());
+        self.send_or_dial(at, contact, Message::Ping(number, digest, true));
+    }
+
     pub(super) fn join_on_time(&mut self, at: &mut At) {
         if self.join.due() > at.now {
             return;

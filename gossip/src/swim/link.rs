@@ -49,6 +49,8 @@ pub(super) struct Link {
     /// Whether this side's last question was answered in time.
     pub(super) answered: bool,
     pub(super) differs_since: Option<Time>,
+    /// When the other's table was last equal to this node's.
+    pub(super) agreed_at: Option<Time>,
     /// A dial was refused then, and nothing is said of it yet.
     pub(super) refused_at: Option<Time>,
 }
@@ -109,6 +111,7 @@ impl Link {
             completed_at: Time::default(),
             answered: true,
             differs_since: None,
+            agreed_at: None,
             refused_at: None,
         }
     }
@@ -218,6 +221,10 @@ pub(super) struct AnswerTimes {
 }
 
 impl AnswerTimes {
+    pub(super) fn mean(&self) -> Duration {
+        self.mean
+    }
+
     pub(super) fn add(&mut self, took: Duration) {
         if self.mean.is_zero() {
             (self.mean, self.deviation) = (took, took / 2);

@@ -13,8 +13,15 @@ pub const HEADER_LEN: usize = 8;
 /// Facts of one message take at most so many bytes, or there is one alone.
 pub const FACTS_LEN_MAX: usize = 60 << 10;
 
+/// Facts of one [`Message::Buckets`] take at most so many bytes: far more than a bucket of as many members as there can be,
+/// unless somebody makes up names for one bucket, of which then some are left out.
+pub const BUCKETS_LEN_MAX: usize = 1 << 20;
+
 /// Members in one [`Message::Doubt`].
 pub const DOUBTS_MAX: usize = 512;
+
+/// Length of each of them in bytes: name, generation, incarnation.
+pub(super) const DOUBT_LEN: usize = 32 + 8 + 4;
 
 /// Buckets of a table, by number.
 pub type BucketSet = [u64; BUCKETS / 64];
@@ -72,7 +79,7 @@ impl Message {
                 Message::Told(..) => MEMBER + 1,
                 Message::News(facts) | Message::Known(facts) => facts_len(facts),
                 Message::Accuse(_) => ACCUSATION_LEN,
-                Message::Doubt(members) => members.len() * (MEMBER + 12),
+                Message::Doubt(members) => members.len() * DOUBT_LEN,
                 Message::Sums(_) => BUCKETS * 8,
                 Message::Buckets(_, facts) => BUCKETS / 8 + facts_len(facts),
                 Message::Settled => 0,

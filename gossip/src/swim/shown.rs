@@ -1,6 +1,7 @@
 //! What a machine shows of itself: to whoever runs it, to people, and to whoever judges it. Nothing changes by looking.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::fact::Fact;
 use super::members::Members;
@@ -8,6 +9,10 @@ use super::name::{Directory, Keys, Member};
 use super::record::{Record, Status};
 use super::time::Time;
 use super::{Machine, State, overlay};
+
+/// For so long a member of whom nothing is kept may still be named by what is: words, questions and doubts of others, none of
+/// which lasts as long as this.
+pub const HANDLE_TIME: Duration = Duration::from_secs(60);
 
 /// What was dropped or refused, and how often.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -89,6 +94,20 @@ impl<K: Keys> Machine<K> {
         )
     }
 
+    /// How long a member's answers take, as of late; None where none has come.
+    pub fn answer_time(&self, member: Member) -> Option<Duration> {
+        self.links.get(member).map(|link| link.answer_times.mean()).filter(|mean| !mean.is_zero())
+    }
+
+    /// Whether anything is kept of a member. Of whom nothing is, the handle may be taken back after [`HANDLE_TIME`].
+    pub fn holds(&self, member: Member) -> bool {
+        member == self.me
+            || self.members.get(member).is_some()
+            || self.links.get(member).is_some()
+            || self.case(member).is_some()
+            || self.join.contacts().contains(&member)
+    }
+
     /// This node's own record.
     pub fn record(&self) -> &Arc<Record> {
         self.own.record()
@@ -97,6 +116,11 @@ impl<K: Keys> Machine<K> {
     /// Whether this node takes itself for cut off from all others.
     pub fn is_isolated(&self) -> bool {
         self.health.is_isolated()
+    }
+
+    /// Whether others have found this node unreliable, so that it stays away for a while.
+    pub fn is_put_out(&self) -> bool {
+        self.own.is_put_out()
     }
 
     /// Whether this node is no part of the cluster any more.

@@ -19,12 +19,13 @@ use libp2p::swarm::behaviour::{ConnectionClosed, ConnectionEstablished, DialFail
 use libp2p::swarm::dial_opts::{DialOpts, PeerCondition};
 use libp2p::swarm::handler::{ConnectionEvent, DialUpgradeError, FullyNegotiatedInbound, FullyNegotiatedOutbound};
 use libp2p::swarm::{
-    ConnectionDenied, ConnectionHandler, ConnectionHandlerEvent, ConnectionId, DialError, FromSwarm, NetworkBehaviour,
+    ConnectionDenied, ConnectionHandler, ConnectionHandlerEvent, ConnectionId, FromSwarm, NetworkBehaviour,
     NotifyHandler, Stream, StreamProtocol, StreamUpgradeError, SubstreamProtocol, THandler, THandlerInEvent,
     THandlerOutEvent, ToSwarm,
 };
 use tokio::sync::{mpsc, oneshot};
 
+use super::edges::Reserved;
 use super::host_of;
 
 /// Requests for streams that wait for the swarm.
@@ -70,7 +71,7 @@ pub struct StreamCounters {
     pub opens_timed_out: AtomicU64,
 }
 
-type Reply = oneshot::Sender<Result<Stream, OpenError>>;
+pub(super) type Reply = oneshot::Sender<Result<Stream, OpenError>>;
 
 #[derive(Debug)]
 struct Open {
@@ -124,14 +125,22 @@ pub struct Streams {
     commands: mpsc::Receiver<Open>,
     inbound: mpsc::Sender<Arrived>,
     counters: Arc<StreamCounters>,
+    reserved: Reserved,
     connections: BTreeMap<PeerId, Vec<ConnectionId>>,
-    waiting: BTreeMap<PeerId, Vec<Reply>>,
+    waiting: BTreeMap<PeerId, Waiting>,
     events: VecDeque<ToSwarm<(), Reply>>,
 }
 
+/// Who waits for a connection that is being made.
+struct Waiting {
+    dial: ConnectionId,
+    replies: Vec<Reply>,
+}
+
 impl Streams {
-    /// A behaviour with the handle that opens streams and the queue of those that peers open.
-    pub fn new(protocol: StreamProtocol) -> (Self, Control, Inbound) {
+    /// A behaviour with the handle that opens streams and the queue of those that peers open. No stream is opened on a
+    /// connection that is reserved.
+    pub fn new(protocol: StreamProtocol, reserved: Reserved) -> (Self, Control, Inbound) {
         let (sender, commands) = mpsc::channel(COMMANDS_MAX);
         let (inbound, accepted) = mpsc::channel(INBOUND_QUEUE_LEN);
         let counters = Arc::<StreamCounters>::default();
@@ -141,6 +150,7 @@ impl Streams {
             commands,
             inbound,
             counters,
+            reserved,
             connections: BTreeMap::new(),
             waiting: BTreeMap::new(),
             events: VecDeque::new(),
@@ -154,31 +164,43 @@ impl Streams {
     }
 
     fn on_command(&mut self, Open { peer, reply }: Open) {
-        if let Some(connection) = self.connections.get(&peer).and_then(|all| all.last()) {
+        let mut connections = self.connections.get(&peer).into_iter().flatten().rev();
+        if let Some(connection) = connections.find(|connection| !self.reserved.contains(**connection)) {
             let handler = NotifyHandler::One(*connection);
             self.events.push_back(ToSwarm::NotifyHandler { peer_id: peer, handler, event: reply });
             return;
         }
-        let waiting = self.waiting.entry(peer).or_default();
-        // Callers that gave up make room.
-        waiting.retain(|reply| !reply.is_closed());
-        if waiting.len() >= WAITING_PER_PEER_MAX {
-            count(&self.counters.opens_refused);
-            let _ = reply.send(Err(OpenError::Busy));
+        if let Some(Waiting { replies, .. }) = self.waiting.get_mut(&peer) {
+            // Callers that gave up make room.
+            replies.retain(|reply| !reply.is_closed());
+            if replies.len() >= WAITING_PER_PEER_MAX {
+                count(&self.counters.opens_refused);
+                let _ = reply.send(Err(OpenError::Busy));
+            } else {
+                replies.push(reply);
+            }
             return;
         }
-        waiting.push(reply);
-        let opts =
-            DialOpts::peer_id(peer).condition(PeerCondition::DisconnectedAndNotDialing).allocate_new_port().build();
+        // Also where there are connections, or dials: they may be others' alone.
+        let opts = DialOpts::peer_id(peer).condition(PeerCondition::Always).allocate_new_port().build();
+        self.waiting.insert(peer, Waiting { dial: opts.connection_id(), replies: vec![reply] });
         self.events.push_back(ToSwarm::Dial { opts });
     }
 
     fn on_connected(&mut self, peer: PeerId, connection: ConnectionId) {
         self.connections.entry(peer).or_default().push(connection);
-        for reply in self.waiting.remove(&peer).unwrap_or_default() {
+        for reply in self.take_waiting(peer, connection) {
             let handler = NotifyHandler::One(connection);
             self.events.push_back(ToSwarm::NotifyHandler { peer_id: peer, handler, event: reply });
         }
+    }
+
+    /// Who has waited for this dial.
+    fn take_waiting(&mut self, peer: PeerId, dial: ConnectionId) -> Vec<Reply> {
+        if self.waiting.get(&peer).is_none_or(|waiting| waiting.dial != dial) {
+            return Vec::new();
+        }
+        self.waiting.remove(&peer).map_or_else(Vec::new, |waiting| waiting.replies)
     }
 
     fn on_disconnected(&mut self, peer: PeerId, connection: ConnectionId) {
@@ -190,9 +212,8 @@ impl Streams {
         }
     }
 
-    fn on_dial_failure(&mut self, peer: PeerId, reason: &str) {
-        // Another dial may still be under way; its failure will come too, so no caller waits for nothing.
-        for reply in self.waiting.remove(&peer).unwrap_or_default() {
+    fn on_dial_failure(&mut self, peer: PeerId, connection: ConnectionId, reason: &str) {
+        for reply in self.take_waiting(peer, connection) {
             let _ = reply.send(Err(OpenError::Unreachable(reason.to_owned())));
         }
     }
@@ -231,11 +252,8 @@ impl NetworkBehaviour for Streams {
             FromSwarm::ConnectionClosed(ConnectionClosed { peer_id, connection_id, .. }) => {
                 self.on_disconnected(peer_id, connection_id);
             }
-            // Where the condition was not met somebody else dials already, and that dial decides.
-            FromSwarm::DialFailure(DialFailure { peer_id: Some(peer), error, .. })
-                if !matches!(error, DialError::DialPeerConditionFalse(_)) =>
-            {
-                self.on_dial_failure(peer, &error.to_string());
+            FromSwarm::DialFailure(DialFailure { peer_id: Some(peer), connection_id, error }) => {
+                self.on_dial_failure(peer, connection_id, &error.to_string());
             }
             _ => {}
         }
@@ -275,7 +293,7 @@ pub struct Handler {
 }
 
 impl Handler {
-    fn new(protocol: StreamProtocol, peer: PeerId, remote: &Multiaddr) -> Self {
+    pub(super) fn new(protocol: StreamProtocol, peer: PeerId, remote: &Multiaddr) -> Self {
         Self { protocol, peer, host: host_of(remote), wanted: VecDeque::new(), accepted: VecDeque::new() }
     }
 

@@ -1,6 +1,7 @@
 //! The client of the local API: HTTP/1.1 over the node's Unix socket, one connection per request.
 
 mod connection;
+mod watch;
 
 use std::convert::Infallible;
 use std::io;
@@ -21,13 +22,15 @@ use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 
 use self::connection::Connection;
+pub use self::watch::Watch;
 use crate::types::{
-    Faults, JoinRequest, JoinResult, LogLevelRequest, LogLevelResult, PutResult, Stat, Status, TicketResult,
+    Faults, JoinRequest, JoinResult, LogLevelRequest, LogLevelResult, MemberEvent, Members, PutResult, Stat, Status,
+    Tags, TagsRequest, TicketResult,
 };
 use crate::{ByteRange, Code, Problem};
 
-/// Longest JSON answer that is read, in bytes.
-const ANSWER_LEN_MAX: usize = 4 << 20;
+/// Longest JSON answer that is read, in bytes: all members of the largest cluster.
+const ANSWER_LEN_MAX: usize = 32 << 20;
 
 type Body = UnsyncBoxBody<Bytes, io::Error>;
 
@@ -186,6 +189,43 @@ impl Client {
         query.add("members", members);
         query.add("timeout_ms", Some(millis(timeout)));
         self.call(Request::builder().uri(query.0).body(empty())).await
+    }
+
+    /// All members, as the node sees them.
+    ///
+    /// # Errors
+    /// The node's problem.
+    pub async fn members(&self) -> Result<Members, Problem> {
+        self.call(Request::builder().uri("/v1/members").body(empty())).await
+    }
+
+    /// What happens to members, from now on or after an event.
+    ///
+    /// # Errors
+    /// The node's problem, `usage` for an id that is none.
+    pub async fn watch_members(&self, since: Option<&str>) -> Result<Watch<MemberEvent>, Problem> {
+        let request = Request::builder().uri("/v1/members/watch");
+        let request = match since {
+            Some(id) => request.header("last-event-id", id),
+            None => request,
+        };
+        Ok(Watch::new(self.send(request.body(empty())).await?.into_body()))
+    }
+
+    /// Leaves the cluster; the node ends then.
+    ///
+    /// # Errors
+    /// The node's problem.
+    pub async fn leave(&self) -> Result<(), Problem> {
+        self.call(Request::builder().method(Method::POST).uri("/v1/leave").body(empty())).await
+    }
+
+    /// Changes what members are told of the node; all that they are told then.
+    ///
+    /// # Errors
+    /// The node's problem, `usage` for too much.
+    pub async fn set_tags(&self, request: &TagsRequest) -> Result<Tags, Problem> {
+        self.call(json(Request::builder().method(Method::POST).uri("/v1/tags"), request)).await
     }
 
     /// Changes what the node logs, for a while or until it is started again.

@@ -1,5 +1,6 @@
 //! The JSON documents of the local API. More fields may come; those here stay.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
@@ -152,10 +153,178 @@ impl Health {
 }
 
 /// Members by state, this node included.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MemberCounts {
-    /// Reachable now.
+    /// Here.
     pub alive: u32,
+    /// Here as far as others know, and this node doubts it.
+    pub suspect: u32,
+    /// Down, as far as it is remembered.
+    pub down: u32,
+    /// Gone by their own will, as far as it is remembered.
+    pub left: u32,
+}
+
+/// What a member is in the view of a node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum MemberState {
+    /// Here.
+    Alive,
+    /// Here as far as others know, and this node doubts it.
+    Suspect,
+    /// Down.
+    Down,
+    /// Gone by its own will.
+    Left,
+}
+
+impl MemberState {
+    /// The word used in JSON.
+    pub fn word(self) -> &'static str {
+        match self {
+            MemberState::Alive => "alive",
+            MemberState::Suspect => "suspect",
+            MemberState::Down => "down",
+            MemberState::Left => "left",
+        }
+    }
+}
+
+/// Result of `GET /v1/members`, this node included.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Members {
+    /// All that are known, by peer id.
+    pub members: Vec<Member>,
+}
+
+/// One member, as a node sees it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Member {
+    /// Peer id.
+    pub peer: String,
+    /// Its name, for people.
+    pub name: String,
+    /// What it is.
+    pub state: MemberState,
+    /// Since when, as this node has seen it: RFC 3339, UTC.
+    pub since: String,
+    /// How long its answers take, in milliseconds; absent where this node asks it nothing.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub rtt_ms: Option<f64>,
+    /// Where it says it can be reached.
+    pub addresses: Vec<String>,
+    /// What its owner says of it.
+    pub tags: BTreeMap<String, String>,
+    /// How full it is, in sixteenths of what it may store.
+    pub fill: u8,
+    /// How often it has started.
+    pub generation: u64,
+    /// How often it has had to say something new of itself since.
+    pub incarnation: u32,
+}
+
+/// What has happened to a member, in the view of a node: one event of `GET /v1/members/watch`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MemberEvent {
+    /// Events after it can be asked for by this.
+    pub id: String,
+    /// When this node has seen it: RFC 3339, UTC, to the millisecond.
+    pub at: String,
+    /// What it was.
+    pub kind: MemberEventKind,
+    /// Of whom; this node where it is about itself.
+    pub peer: String,
+    /// The name of that member, for people.
+    pub name: String,
+    /// What the member is now.
+    pub state: MemberState,
+    /// Which of its starts.
+    pub generation: u64,
+    /// Which of its records since.
+    pub incarnation: u32,
+    /// Of a member that is down: who says so, and why.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub accusers: Vec<Accuser>,
+}
+
+/// Who has said that a member is down.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Accuser {
+    /// Peer id.
+    pub peer: String,
+    /// Why: `gone`, `silent`, `long_silent`, `unreliable`, `unmet` or `long_unmet`.
+    pub cause: String,
+}
+
+/// What can happen to members.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum MemberEventKind {
+    /// Somebody new is here.
+    Join,
+    /// Somebody who was down or had left is here again, or has started anew.
+    Return,
+    /// A member says something else of itself.
+    Update,
+    /// A member has denied that it is down.
+    Refute,
+    /// This node doubts that a member is here.
+    Suspect,
+    /// It does not any more.
+    Trust,
+    /// A member is down.
+    Down,
+    /// A member has left.
+    Leave,
+    /// This node hears nobody any more: it is most likely cut off itself.
+    Isolated,
+    /// It hears others again.
+    Connected,
+    /// Others took this node for down, which it has denied.
+    Refuted,
+    /// This node was put out for answering too late too often, and stays away for a while.
+    PutOut,
+    /// Events before the next are not kept any more: ask for all members again.
+    Gap,
+}
+
+impl MemberEventKind {
+    /// The word used in JSON.
+    pub fn word(self) -> &'static str {
+        match self {
+            MemberEventKind::Join => "join",
+            MemberEventKind::Return => "return",
+            MemberEventKind::Update => "update",
+            MemberEventKind::Refute => "refute",
+            MemberEventKind::Suspect => "suspect",
+            MemberEventKind::Trust => "trust",
+            MemberEventKind::Down => "down",
+            MemberEventKind::Leave => "leave",
+            MemberEventKind::Isolated => "isolated",
+            MemberEventKind::Connected => "connected",
+            MemberEventKind::Refuted => "refuted",
+            MemberEventKind::PutOut => "put_out",
+            MemberEventKind::Gap => "gap",
+        }
+    }
+}
+
+/// Body of `POST /v1/tags`: what is set, and then what is taken away.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct TagsRequest {
+    /// Tags by key.
+    pub set: BTreeMap<String, String>,
+    /// Keys.
+    pub delete: Vec<String>,
+}
+
+/// Result of `POST /v1/tags`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tags {
+    /// What others are told from now on, until the node starts again.
+    pub tags: BTreeMap<String, String>,
 }
 
 /// Result of `GET /v1/ticket`.

@@ -11,7 +11,8 @@ use p2p_api::bench::Stage;
 use rusqlite::{Connection, params};
 
 use super::{Clock, Scratch, failed, leaves};
-use crate::store::{CHECKPOINT_PAGES, COMMIT_LEN_MAX, open_reading, set_up_writing};
+use crate::sqlite::{open_reading, set_up_writing};
+use crate::store::{CHECKPOINT_PAGES, COMMIT_LEN_MAX, PAGE_LEN};
 
 const SCHEMA: &str = "CREATE TABLE leaves (
     row    INTEGER PRIMARY KEY,
@@ -26,7 +27,7 @@ pub(super) fn measure(scratch: &Scratch, size: u64) -> Result<Vec<Stage>, Proble
     let leaves = leaves(size);
     let sqlite = failed("SQLite does not do it");
     let db = Connection::open(&path).map_err(&sqlite)?;
-    set_up_writing(&db, true, CHECKPOINT_PAGES).and_then(|_| db.execute_batch(SCHEMA)).map_err(&sqlite)?;
+    set_up_writing(&db, Some(PAGE_LEN), CHECKPOINT_PAGES).and_then(|_| db.execute_batch(SCHEMA)).map_err(&sqlite)?;
     let clock = Clock::start();
     write(&db, &leaves).map_err(&sqlite)?;
     // As a put ends: all is durable, and the last of it still in the log.

@@ -18,8 +18,9 @@ use p2p_api::{Code, Problem};
 use p2p_dht::exchange::{LINK_CREDIT, LINK_STALL_MAX};
 use p2p_dht::message::{PROTOCOL, Reply, VERSIONS, cap};
 use p2p_dht::tree::GEOMETRY;
+use p2p_gossip::swim::codec;
 use p2p_gossip::wire::streams::Inbound;
-use p2p_gossip::wire::{ClusterId, Control, Hello, Link, LinkConfig, Streams};
+use p2p_gossip::wire::{ClusterId, Control, Edges, Hello, Link, LinkConfig, Streams};
 use tokio::io::AsyncReadExt as _;
 use tokio::io::AsyncWriteExt as _;
 use tokio::process::Command;
@@ -130,8 +131,9 @@ fn swarm(ticket: &Ticket) -> Result<(Swarm<Behaviour>, Control, Inbound), Proble
     let keypair = Keypair::generate_ed25519();
     let admission = Admission::new(keypair.clone(), std::slice::from_ref(&ticket.key));
     let admission = admission.map_err(failed("an identity cannot be used"))?;
-    let (streams, control, inbound) = Streams::new(StreamProtocol::new(PROTOCOL));
-    Ok((setup::build(keypair, admission, None, streams, &std::sync::Arc::default()), control, inbound))
+    let edges = Edges::new(StreamProtocol::new(codec::PROTOCOL), Duration::from_secs(1));
+    let (streams, control, inbound) = Streams::new(StreamProtocol::new(PROTOCOL), edges.reserved());
+    Ok((setup::build(keypair, admission, None, edges, streams, &std::sync::Arc::default()), control, inbound))
 }
 
 async fn drive(mut swarm: Swarm<Behaviour>) {

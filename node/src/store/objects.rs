@@ -3,16 +3,16 @@
 mod tables;
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use p2p_dht::store::{ObjectTx, ObjectView, StoreError, StoreResult, Totals};
-use rusqlite::config::DbConfig;
-use rusqlite::{Connection, ErrorCode, OpenFlags};
+use rusqlite::OpenFlags;
 
 use super::Setup;
 use super::room::Room;
-use tables::{State, Tx, View, Writing, describe, store_error};
+use crate::sqlite::{self, OpenError, open_error, store_error};
+use tables::{State, Tx, View, Writing};
 
 /// Version of the schema that this program writes.
 const SCHEMA_VERSION: i64 = 2;
@@ -22,32 +22,10 @@ const SCHEMA_STEPS: [&str; SCHEMA_VERSION as usize] =
     [include_str!("objects/schema.sql"), include_str!("objects/schema-2.sql")];
 
 /// Bytes of a page: a payload of 1 MiB takes sixteen, and reads and writes of it go by these.
-const PAGE_LEN: u32 = 64 << 10;
+pub(crate) const PAGE_LEN: u32 = 64 << 10;
 
 /// Pages given back to the file system at a time: 16 MiB.
 const GIVEN_BACK_PAGES: u32 = 256;
-
-/// Why the store cannot be opened. The file is left as it is.
-#[derive(Debug, thiserror::Error)]
-pub enum OpenError {
-    /// It was written by a newer version.
-    #[error("{path} has version {found}, and this program knows versions up to {SCHEMA_VERSION}")]
-    Newer {
-        /// The file.
-        path: PathBuf,
-        /// Its version.
-        found: i64,
-    },
-    /// It is damaged, or no database.
-    #[error("{0}")]
-    Corrupt(String),
-    /// It cannot be read or written.
-    #[error("{0}")]
-    Failed(String),
-    /// The system refuses.
-    #[error(transparent)]
-    Io(std::io::Error),
-}
 
 /// The connection that writes.
 pub(super) struct Writer {
@@ -57,14 +35,11 @@ pub(super) struct Writer {
 
 impl Writer {
     pub(super) fn open(path: &Path, setup: &Setup, room: Arc<Room>) -> Result<Self, OpenError> {
-        make_private(path).map_err(OpenError::Io)?;
-        let mut db = connect(path, OpenFlags::default(), setup.vfs).map_err(open_error(path))?;
-        let version: i64 = db.query_row("PRAGMA user_version", [], |row| row.get(0)).map_err(open_error(path))?;
-        if version > SCHEMA_VERSION {
-            return Err(OpenError::Newer { path: path.to_owned(), found: version });
-        }
+        sqlite::make_private(path).map_err(OpenError::Io)?;
+        let mut db = sqlite::connect(path, OpenFlags::default(), setup.vfs).map_err(open_error(path))?;
+        let version = sqlite::version(&db, path, SCHEMA_VERSION)?;
         // SQLite's own checkpoints keep their failures to themselves, so there are none.
-        let mode = set_up_writing(&db, version == 0, 0).map_err(open_error(path))?;
+        let mode = sqlite::set_up_writing(&db, (version == 0).then_some(PAGE_LEN), 0).map_err(open_error(path))?;
         db.set_prepared_statement_cache_capacity(64);
         if mode != "wal" {
             // A file system that fails now and then; what is written is to be synced in one place, by one rule.
@@ -73,7 +48,7 @@ impl Writer {
                 path.display()
             )));
         }
-        migrate(&mut db, version).map_err(open_error(path))?;
+        sqlite::migrate(&mut db, version, &SCHEMA_STEPS).map_err(open_error(path))?;
         let state = State::load(&db).map_err(open_error(path))?;
         let writing = Writing { state, noted: (setup.clock)(), clock: setup.clock.clone(), sent: BTreeMap::new() };
         let mut writer = Self { tx: Tx { db, room, writing }, checkpoint_pages: setup.checkpoint_pages };
@@ -192,85 +167,10 @@ enum Checkpoint {
     Truncate,
 }
 
-/// Makes the file, if there is none, for this user alone; SQLite gives its companions the same mode.
-fn make_private(path: &Path) -> std::io::Result<()> {
-    use std::os::unix::fs::OpenOptionsExt;
-    let made = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
-    match made {
-        Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => Err(error),
-        _ => Ok(()),
-    }
-}
-
-fn connect(path: &Path, flags: OpenFlags, vfs: Option<&str>) -> rusqlite::Result<Connection> {
-    let db = match vfs {
-        Some(vfs) => Connection::open_with_flags_and_vfs(path, flags, vfs),
-        None => Connection::open_with_flags(path, flags),
-    }?;
-    // What is to be synced is synced by the writer, which notices when it fails; not in passing when something ends.
-    db.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
-    Ok(db)
-}
-
-fn open_error(path: &Path) -> impl FnOnce(rusqlite::Error) -> OpenError {
-    move |error| {
-        let text = describe(&path.display().to_string(), &error);
-        match error.sqlite_error_code() {
-            Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) | None => OpenError::Corrupt(text),
-            Some(_) => OpenError::Failed(text),
-        }
-    }
-}
-
-impl From<StoreError> for OpenError {
-    fn from(error: StoreError) -> Self {
-        match error {
-            StoreError::Corrupt(text) => OpenError::Corrupt(text),
-            other => OpenError::Failed(other.to_string()),
-        }
-    }
-}
-
 /// How much a store has that is not open.
 pub(super) fn totals(path: &Path) -> Result<Totals, OpenError> {
-    let db = open_reading(path, None).map_err(open_error(path))?;
+    let db = sqlite::open_reading(path, None).map_err(open_error(path))?;
     State::load(&db).map(|state| state.totals).map_err(open_error(path))
-}
-
-/// How this file is written: durably, in pages for payloads. Says how it is kept whole, which should be by a log ("wal").
-pub(crate) fn set_up_writing(db: &Connection, new_file: bool, autocheckpoint_pages: u64) -> rusqlite::Result<String> {
-    if new_file {
-        // In this order, and before the first table: the page size cannot change later, nor can auto_vacuum be enabled.
-        db.pragma_update(None, "page_size", PAGE_LEN)?;
-        db.pragma_update(None, "auto_vacuum", "INCREMENTAL")?;
-    }
-    db.pragma_update(None, "synchronous", "FULL")?;
-    db.pragma_update(None, "mmap_size", 0)?;
-    db.pragma_update(None, "cache_size", -4 * 1024)?;
-    db.pragma_update(None, "wal_autocheckpoint", autocheckpoint_pages)?;
-    // It has done its work only when it has no more rows: what fails then is not in the first.
-    let mut statement = db.prepare("PRAGMA journal_mode = WAL")?;
-    let modes = statement.query_map([], |row| row.get(0))?;
-    modes.last().unwrap_or_else(|| Ok(String::new()))
-}
-
-/// Opens a file to read it.
-pub(crate) fn open_reading(path: &Path, vfs: Option<&str>) -> rusqlite::Result<Connection> {
-    let db = connect(path, OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX, vfs)?;
-    db.pragma_update(None, "mmap_size", 0)?;
-    db.pragma_update(None, "cache_size", -1024)?;
-    Ok(db)
-}
-
-/// Brings the schema up to date.
-fn migrate(db: &mut Connection, version: i64) -> rusqlite::Result<()> {
-    for (step, sql) in SCHEMA_STEPS.iter().enumerate().skip(version as usize) {
-        let tx = db.transaction()?;
-        tx.execute_batch(sql)?;
-        tx.pragma_update(None, "user_version", step as i64 + 1)?;
-        tx.commit()?;
-    }
-    Ok(())
 }
 
 /// Runs a query; what came of it, and how to tell the caller.
@@ -286,7 +186,7 @@ pub(super) struct Reader {
 
 impl Reader {
     pub(super) fn open(path: &Path, setup: &Setup, room: Arc<Room>) -> Result<Self, OpenError> {
-        let db = open_reading(path, setup.vfs).map_err(open_error(path))?;
+        let db = sqlite::open_reading(path, setup.vfs).map_err(open_error(path))?;
         db.set_prepared_statement_cache_capacity(32);
         Ok(Self { view: View { db, room, writing: () } })
     }

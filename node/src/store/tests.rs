@@ -146,7 +146,7 @@ async fn a_flipped_byte_is_reported_and_never_served() {
 async fn a_store_of_the_first_version_is_taken_over() {
     let home = tempfile::tempdir().expect("a folder");
     let db = rusqlite::Connection::open(home.path().join(FILE_NAME)).expect("a database");
-    objects::set_up_writing(&db, true, 0).expect("set up");
+    crate::sqlite::set_up_writing(&db, Some(PAGE_LEN), 0).expect("set up");
     db.execute_batch(include_str!("objects/schema.sql")).expect("the first schema");
     db.pragma_update(None, "user_version", 1).expect("set");
     let object = object(1, 5000);

@@ -7,9 +7,10 @@ use std::thread::JoinHandle;
 use p2p_dht::store::{ObjectTx, StoreError, StoreResult};
 use tokio::sync::{mpsc, oneshot, watch};
 
-use super::objects::{OpenError, ReadJob, Reader, Writer};
+use super::objects::{ReadJob, Reader, Writer};
 use super::room::Room;
 use super::{COMMIT_LEN_MAX, COMMIT_RULES_MAX, FILE_NAME, READERS, Setup, WRITE_QUEUE_LEN};
+use crate::sqlite::OpenError;
 
 /// Tells a caller what became of its rule, once that is certain.
 pub(super) type Finish = Box<dyn FnOnce(StoreResult<()>) + Send>;

@@ -1,8 +1,11 @@
 //! What a failed dial means.
 
+use std::io::ErrorKind;
+
+use libp2p::Multiaddr;
 use libp2p::swarm::DialError;
 
-use crate::peers::DialOutcome;
+use crate::membership::contacts::{DialOutcome, split_peer};
 
 /// No connection came about. Of its own type because the transports around it hide a plain system error from whoever asks
 /// for the cause.
@@ -25,33 +28,49 @@ pub(super) fn dial_outcome(error: &DialError) -> DialOutcome {
     }
 }
 
-/// Whether a connection failed below the handshake: by an error of the system, or by silence.
-fn is_unreachable(error: &libp2p::TransportError<std::io::Error>) -> bool {
-    use std::io::ErrorKind;
-    let libp2p::TransportError::Other(error) = error else { return true };
+/// Addresses at which the system of another machine has said that nobody listens there.
+pub(super) fn refused_at(error: &DialError) -> Vec<Multiaddr> {
+    let DialError::Transport(attempts) = error else { return Vec::new() };
+    let refused = attempts.iter().filter(|(_, error)| {
+        let libp2p::TransportError::Other(error) = error else { return false };
+        causes(error).any(|kind| kind == ErrorKind::ConnectionRefused)
+    });
+    refused.map(|(address, _)| split_peer(address).0).collect()
+}
+
+/// The kinds of system errors among the causes of one.
+fn causes(error: &std::io::Error) -> impl Iterator<Item = ErrorKind> + '_ {
     let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
-    while let Some(this) = cause {
-        if let Some(io) = this.downcast_ref::<std::io::Error>() {
-            let by_kind = matches!(
-                io.kind(),
-                ErrorKind::ConnectionRefused
-                    | ErrorKind::TimedOut
-                    | ErrorKind::HostUnreachable
-                    | ErrorKind::NetworkUnreachable
-                    | ErrorKind::AddrNotAvailable
-                    | ErrorKind::ConnectionReset
-                    | ErrorKind::UnexpectedEof
-            );
-            if by_kind {
-                return true;
-            }
-            if let Some(inner) = io.get_ref() {
-                cause = Some(inner);
-                continue;
+    std::iter::from_fn(move || {
+        while let Some(this) = cause {
+            let io = this.downcast_ref::<std::io::Error>();
+            cause = match io.and_then(std::io::Error::get_ref) {
+                Some(inner) => Some(inner),
+                None => this.source(),
+            };
+            if let Some(io) = io {
+                return Some(io.kind());
             }
         }
-        cause = this.source();
-    }
+        None
+    })
+}
+
+/// Whether a connection failed below the handshake: by an error of the system, or by silence.
+fn is_unreachable(error: &libp2p::TransportError<std::io::Error>) -> bool {
+    let libp2p::TransportError::Other(error) = error else { return true };
+    let by_kind = |kind| {
+        matches!(
+            kind,
+            ErrorKind::ConnectionRefused
+                | ErrorKind::TimedOut
+                | ErrorKind::HostUnreachable
+                | ErrorKind::NetworkUnreachable
+                | ErrorKind::AddrNotAvailable
+                | ErrorKind::ConnectionReset
+                | ErrorKind::UnexpectedEof
+        )
+    };
     // The time limit on a handshake has no type of its own.
-    error.to_string().contains("Timeout")
+    causes(error).any(by_kind) || error.to_string().contains("Timeout")
 }

@@ -13,9 +13,9 @@ use libp2p::core::upgrade::Version;
 use libp2p::identity::Keypair;
 use libp2p::multiaddr::Protocol;
 use libp2p::swarm::{NetworkBehaviour, SwarmEvent};
-use libp2p::{Multiaddr, PeerId, Swarm, Transport, connection_limits, identify, ping, tcp};
+use libp2p::{Multiaddr, PeerId, Swarm, Transport, connection_limits, tcp};
 use p2p_dht::kademlia::{self, Kademlia};
-use p2p_gossip::wire::Streams;
+use p2p_gossip::wire::{Edges, Streams};
 
 use crate::admission::Admission;
 use crate::error::StartError;
@@ -29,8 +29,8 @@ use crate::swarm::strangers::Strangers;
 /// Connections, over all peers.
 pub(crate) const CONNECTIONS_MAX: u32 = 1024;
 
-/// Connections of one peer: both sides may dial at once.
-pub(crate) const CONNECTIONS_PER_PEER_MAX: u32 = 4;
+/// Connections of one peer: one for membership, one for content, and both sides may dial at once.
+pub(crate) const CONNECTIONS_PER_PEER_MAX: u32 = 8;
 
 /// Connections whose handshake is under way.
 pub(crate) const HANDSHAKES_MAX: u32 = 128;
@@ -41,19 +41,15 @@ const HANDSHAKE_TIME_MAX: Duration = Duration::from_secs(10);
 /// Longest handshake of somebody who has connected to us: some round trips, on any line that is of use.
 const INBOUND_HANDSHAKE_TIME_MAX: Duration = Duration::from_secs(5);
 
-/// Connections to members stay; this only ends those that nobody wants any more, which libp2p counts.
-const IDLE_TIME_MAX: Duration = Duration::from_secs(24 * 3600);
-
-/// How often a connection is probed, and how long an answer may take.
-const PING_PERIOD: Duration = Duration::from_secs(10);
+/// A connection on which no protocol has a stream is closed after this.
+const IDLE_TIME_MAX: Duration = Duration::from_secs(30);
 
 #[derive(NetworkBehaviour)]
 pub(crate) struct Behaviour {
     pub(super) limits: connection_limits::Behaviour,
     pub(super) strangers: Strangers,
-    pub(super) identify: identify::Behaviour,
-    pub(super) ping: ping::Behaviour,
     pub(super) kademlia: Kademlia,
+    pub(super) edges: Edges,
     pub(super) objects: Streams,
 }
 
@@ -62,6 +58,7 @@ pub(crate) fn build(
     keypair: Keypair,
     admission: Admission,
     cables: Option<Arc<Cables>>,
+    edges: Edges,
     objects: Streams,
     counters: &Arc<NetCounters>,
 ) -> Swarm<Behaviour> {
@@ -76,16 +73,11 @@ pub(crate) fn build(
         .with_max_established_per_peer(Some(CONNECTIONS_PER_PEER_MAX))
         .with_max_pending_incoming(Some(HANDSHAKES_MAX))
         .with_max_pending_outgoing(Some(HANDSHAKES_MAX));
-    let identify = identify::Config::new("/p2p-node/1".into(), keypair.public())
-        .with_agent_version(format!("p2p-node/{}", env!("CARGO_PKG_VERSION")))
-        .with_interval(Duration::from_secs(3600))
-        .with_push_listen_addr_updates(true);
     let behaviour = Behaviour {
         limits: connection_limits::Behaviour::new(limits),
         strangers: Strangers::default(),
-        identify: identify::Behaviour::new(identify),
-        ping: ping::Behaviour::new(ping::Config::new().with_interval(PING_PERIOD).with_timeout(PING_PERIOD)),
         kademlia: kademlia::new(me),
+        edges,
         objects,
     };
     let config = libp2p::swarm::Config::with_tokio_executor()

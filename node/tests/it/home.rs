@@ -109,7 +109,7 @@ async fn a_file_of_a_used_home_that_is_garbage_is_named_with_the_way_out_and_lef
         ("objects.db", "objects.db-wal"),
         ("identity.key", "backup"),
         ("cluster.toml", "that of any other member"),
-        ("peers.json", "Move peers.json"),
+        ("state.db", "state.db-wal"),
     ] {
         let path = home.path().join(name);
         let before = std::fs::read(&path).ok();

@@ -23,6 +23,8 @@ fn config(home: &Path) -> Config {
         listen: vec!["/ip4/127.0.0.1/tcp/0".parse().expect("an address")],
         advertise: vec![],
         join: vec![],
+        tags: Default::default(),
+        profile: Default::default(),
         replicas: 3,
         storage_max: STORAGE_MAX_DEFAULT,
         faults: false,

@@ -46,6 +46,12 @@ fn address(slot: Slot) -> Bytes {
 }
 
 impl Peer {
+    /// Tells its machine something as soon as it is called.
+    #[cfg(test)]
+    pub(super) fn tell(&mut self, input: Input) {
+        self.orders.push(input);
+    }
+
     fn slot_of(&self, shared: &Shared, member: Member) -> Slot {
         if let Some((_, slot)) = self.connected.iter().find(|(other, _)| *other == member) {
             return *slot;

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::scenario::{self, Protocol, Scenario};
 use super::*;
 use crate::sim::{Happened, Links, Slot};
-use crate::swim::{Config, Message, Version};
+use crate::swim::{Config, Input, Message, Version};
 
 fn formed(nodes: usize, seed: u64) -> Cluster {
     let mut cluster = Cluster::new(nodes, Config::lan(), Links::lan(), seed);
@@ -211,6 +211,45 @@ fn nobody_makes_a_node_deny_itself_without_end() {
     let denials = version(&cluster).expect("it runs").incarnation - before.incarnation;
     assert!((1..=6).contains(&denials), "{denials} denials in a second");
     assert_eq!(cluster.disagreement(), None);
+}
+
+#[test]
+fn who_is_named_to_one_node_comes_together_with_all() {
+    let mut cluster: Cluster = Cluster::new(10, Config::lan(), Links::lan(), 1);
+    (0..10).for_each(|n| cluster.start(Slot(n), &[Slot(n / 5 * 5)]));
+    cluster.run(seconds(30.0), |_, _| {});
+    let known = |cluster: &Cluster| cluster.world.node(Slot(3)).map(|peer| peer.machine.members().live());
+    assert_eq!(known(&cluster), Some(5), "two clusters that have not met");
+    let contact = Input::Contact(cluster.member(Slot(7)));
+    cluster.world.node_mut(Slot(3)).expect("it runs").tell(contact);
+    cluster.world.tell(Slot(3), Happened::Wake);
+    let took = cluster.run_until_agreed(seconds(10.0), |_, _| {});
+    assert!(took.is_some_and(|took| took < seconds(5.0)), "{took:?}");
+}
+
+#[test]
+fn a_view_is_complete_while_others_share_it() {
+    let complete = |cluster: &Cluster, slot| {
+        let now = cluster.world.now();
+        cluster.world.node(slot).is_some_and(|peer| peer.machine.is_complete(now))
+    };
+    for nodes in [1, 2, 3, 10, 40] {
+        let mut cluster = formed(nodes, 2);
+        cluster.run(seconds(10.0), |_, _| {});
+        assert!(cluster.running().into_iter().all(|slot| complete(&cluster, slot)), "{nodes} nodes at rest");
+        if nodes > 2 {
+            let newcomer = cluster.add();
+            cluster.start(newcomer, &[Slot(0)]);
+            assert!(!complete(&cluster, newcomer), "{nodes} nodes: who has met nobody knows nobody");
+            cluster.run(seconds(10.0), |_, _| {});
+            assert!(complete(&cluster, newcomer), "{nodes} nodes");
+            let alone: Vec<u32> = cluster.world.slots().map(|slot| u32::from(slot == Slot(1))).collect();
+            cluster.world.links.set_parts(Some(alone));
+            cluster.run(seconds(30.0), |_, _| {});
+            assert!(!complete(&cluster, Slot(1)), "{nodes} nodes: who is cut off");
+            assert!(complete(&cluster, Slot(0)), "{nodes} nodes: those who are left");
+        }
+    }
 }
 
 /// Planted bugs have so many seeds to be noticed by.

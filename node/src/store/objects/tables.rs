@@ -12,9 +12,10 @@ use p2p_dht::store::{
 };
 use p2p_dht::tree::{ChainingValue, Id, ObjectRef, RootId};
 use p2p_gossip::wire::Buffer;
-use rusqlite::{Connection, ErrorCode, OptionalExtension, Params, ffi, params};
+use rusqlite::{Connection, OptionalExtension, Params, params};
 
 use super::PAGE_LEN;
+use crate::sqlite::store_error;
 use crate::store::Clock;
 use crate::store::room::Room;
 
@@ -410,38 +411,6 @@ fn query_all<T>(
     db.prepare_cached(sql)
         .and_then(|mut statement| statement.query_map(params, read)?.collect())
         .map_err(|error| store_error(db, &error))
-}
-
-/// A full disk passes; anything else that SQLite reports does not.
-pub(super) fn store_error(db: &Connection, error: &rusqlite::Error) -> StoreError {
-    let (code, extended) = match error.sqlite_error() {
-        Some(found) => (Some(found.code), found.extended_code),
-        None => (None, 0),
-    };
-    let text = || describe(db.path().unwrap_or_default(), error);
-    match (code, extended) {
-        (Some(ErrorCode::DiskFull), _) => StoreError::DiskFull,
-        // The index of the log, in a file of its own, cannot grow.
-        (_, ffi::SQLITE_IOERR_SHMSIZE) => StoreError::DiskFull,
-        (Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase), _) => StoreError::Corrupt(text()),
-        // No error of SQLite's: a column holds what this program never writes there.
-        (None, _) => StoreError::Corrupt(text()),
-        _ => StoreError::Failed(text()),
-    }
-}
-
-/// What was being done to which file, and what SQLite says of it.
-pub(super) fn describe(path: &str, error: &rusqlite::Error) -> String {
-    let doing = match error.sqlite_error().map_or(0, |found| found.extended_code) {
-        ffi::SQLITE_IOERR_READ | ffi::SQLITE_IOERR_SHORT_READ => "cannot read",
-        ffi::SQLITE_IOERR_WRITE => "cannot write",
-        ffi::SQLITE_IOERR_FSYNC | ffi::SQLITE_IOERR_DIR_FSYNC => "cannot sync",
-        ffi::SQLITE_IOERR_TRUNCATE => "cannot shorten",
-        ffi::SQLITE_IOERR_SHMSIZE | ffi::SQLITE_IOERR_SHMOPEN | ffi::SQLITE_IOERR_SHMMAP => "cannot share memory for",
-        ffi::SQLITE_CANTOPEN => "cannot open",
-        _ => "cannot use",
-    };
-    format!("{doing} {path}: {error}")
 }
 
 fn millis(time: Duration) -> i64 {

@@ -78,7 +78,7 @@ impl Member {
     pub(crate) fn begin(attack: &Arc<Attack>, n: u32, manners: Manners) -> Self {
         let keypair = attack.identity(n);
         let me = keypair.public().to_peer_id();
-        let streams = |name| Streams::new(StreamProtocol::new(name));
+        let streams = |name| Streams::new(StreamProtocol::new(name), Default::default());
         let (objects, objects_control, objects_inbound) = streams(p2p_dht::message::PROTOCOL);
         let (kad, kad_control, kad_inbound) = streams("/p2p-node/kad/1");
         let (identify, _, identify_inbound) = streams("/ipfs/id/1.0.0");
