@@ -81,7 +81,7 @@ mod tests {
         let members = Members { members: vec![member("a", Some(0.25)), member("longer\u{1b}[2J", None)] };
         let text = text(&members);
         let lines: Vec<&str> = text.lines().collect();
-        assert_eq!(lines[1], "alive  a            12D3  0.2 ms  2026-01-01T00:00:00Z  rack=4");
+        assert_eq!(lines[1], "alive  a           12D3  0.2 ms  2026-01-01T00:00:00Z  rack=4");
         assert!(lines[0].starts_with("state  name") && lines[2].contains("12D3  -"), "{text}");
         assert!(!text.contains('\u{1b}'), "what others say does not move the cursor");
     }

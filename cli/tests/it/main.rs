@@ -2,6 +2,7 @@
 
 mod content;
 mod fake;
+mod members;
 mod node;
 mod usage;
 mod wait;

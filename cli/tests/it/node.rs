@@ -12,7 +12,7 @@ const TICKET: &str = "p2pticketaaaabbbbcccc";
 
 pub(crate) fn state() -> Value {
     json!({"peer": "12D3KooWA", "name": "attic", "cluster": "00ff", "version": "0.1.0", "health": "degraded",
-        "reasons": ["the disk is nearly full", "one member is gone"], "members": {"alive": 3},
+        "reasons": ["the disk is nearly full", "one member is gone"], "members": {"alive": 3, "suspect": 0, "down": 1, "left": 0},
         "addresses": ["/ip4/192.0.2.7/tcp/7460/p2p/12D3KooWA", "/ip6/::1/tcp/7460/p2p/12D3KooWA"],
         "objects": 12, "bytes": 3_670_016, "storage_max": 10_737_418_240_u64})
 }
@@ -33,7 +33,7 @@ version    0.1.0
 health     degraded
            the disk is nearly full
            one member is gone
-members    3 alive
+members    3 alive, 1 down
 addresses  /ip4/192.0.2.7/tcp/7460/p2p/12D3KooWA
            /ip6/::1/tcp/7460/p2p/12D3KooWA
 store      12 objects, 3.50 MiB of 10.00 GiB

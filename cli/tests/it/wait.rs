@@ -11,7 +11,10 @@ fn wait_ends_when_the_node_says_so() {
     let done = world.run(["wait", "--ready", "--members", "3"]).code(0);
     assert_eq!(stdout(&done), "ready, 3 members\n");
     assert!(world.lines()[0].starts_with("GET /v1/wait?members=3&timeout_ms="), "{:?}", world.lines());
-    assert_eq!(document(&world.run(["wait", "--json"]).code(0))["members"], json!({"alive": 3}));
+    assert_eq!(
+        document(&world.run(["wait", "--json"]).code(0))["members"],
+        json!({"alive": 3, "suspect": 0, "down": 1, "left": 0})
+    );
 }
 
 #[test]

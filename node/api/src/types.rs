@@ -158,10 +158,13 @@ pub struct MemberCounts {
     /// Here.
     pub alive: u32,
     /// Here as far as others know, and this node doubts it.
+    #[serde(default)]
     pub suspect: u32,
     /// Down, as far as it is remembered.
+    #[serde(default)]
     pub down: u32,
     /// Gone by their own will, as far as it is remembered.
+    #[serde(default)]
     pub left: u32,
 }
 
