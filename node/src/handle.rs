@@ -312,13 +312,14 @@ impl Handle {
             vec![self.member_address(target)?]
         };
         self.inner.net.ask(|done| Command::Want(addresses.clone(), done)).await.ok_or_else(stopping)?;
-        match tokio::time::timeout(wait, self.dial_any(addresses)).await {
-            Ok(Ok(peer)) => {
-                Ok(JoinResult { peer: peer.to_string(), cluster: self.inner.cluster_id.borrow().to_string() })
-            }
-            Ok(Err(problem)) => Err(problem),
-            Err(_elapsed) => Err(no_answer()),
-        }
+        let mut view = self.inner.net.view.clone();
+        let met = async {
+            let peer = self.dial_any(addresses).await?;
+            // Reached is not yet met: both have to know of each other.
+            view.wait_for(|view| view.alive.contains(&peer)).await.map_err(|_gone| stopping())?;
+            Ok(JoinResult { peer: peer.to_string(), cluster: self.inner.cluster_id.borrow().to_string() })
+        };
+        tokio::time::timeout(wait, met).await.unwrap_or_else(|_elapsed| Err(no_answer()))
     }
 
     /// All members, as this node sees them.
