@@ -40,6 +40,7 @@ use shown::Shown;
 
 use crate::state::State;
 use crate::swarm::counters::{add, count};
+use crate::swarm::outcome::DialFailure;
 
 pub(crate) use counters::MemberCounters;
 pub(crate) use edge::EdgeNews;
@@ -320,16 +321,15 @@ impl Membership {
     }
 
     /// The swarm could not make a connection that is an edge's.
-    pub(crate) fn dial_failed(
-        &mut self,
-        net: &mut Net<'_>,
-        dial: Dial,
-        outcome: contacts::DialOutcome,
-        refused: &[Multiaddr],
-    ) {
-        let Dial { peer, keep, .. } = dial;
+    pub(crate) fn dial_failed(&mut self, net: &mut Net<'_>, dial: Dial, failure: &DialFailure) {
+        let Dial { peer, keep, again, .. } = dial;
+        let DialFailure { outcome, refused, broke_off } = failure;
         let Some(member) = self.known(&peer) else { return };
-        self.contacts.peer_failed(&peer, outcome);
+        if *broke_off && keep && !again {
+            // A process that ends closes one socket after the other: this one was accepted by a listener that is gone now.
+            return net.edges.dial_again(peer, self.addresses_of(member, &peer));
+        }
+        self.contacts.peer_failed(&peer, *outcome);
         self.shown.changed();
         if !keep {
             return self.handle(net, Input::Reached(member, false));

@@ -7,7 +7,7 @@ pub(crate) mod cable;
 mod closing;
 pub(crate) mod counters;
 mod muxer;
-mod outcome;
+pub(crate) mod outcome;
 mod pace;
 pub(crate) mod setup;
 mod strangers;
@@ -41,7 +41,7 @@ use crate::state::State;
 
 use cable::Cables;
 use counters::count;
-use outcome::{dial_outcome, refused_at};
+use outcome::{DialFailure, dial_outcome};
 use setup::{Behaviour, BehaviourEvent};
 
 pub(crate) use counters::NetCounters;
@@ -375,8 +375,8 @@ impl SwarmTask {
         let outcome = dial_outcome(error);
         if let Some(dial) = self.swarm.behaviour_mut().edges.dial_failed(connection) {
             tracing::debug!(peer = %dial.peer, ?outcome, %error, "cannot reach a member");
-            let refused = refused_at(error);
-            return self.with_membership(|membership, net| membership.dial_failed(net, dial, outcome, &refused));
+            let failure = DialFailure::of(error);
+            return self.with_membership(|membership, net| membership.dial_failed(net, dial, &failure));
         }
         let Some(Dial { address, reply }) = self.dials.remove(&connection) else { return };
         tracing::debug!(%address, ?outcome, %error, "nobody is found");

@@ -97,6 +97,8 @@ pub struct Dial {
     pub peer: PeerId,
     /// Whether it is to become an edge; else it is only to be made.
     pub keep: bool,
+    /// Whether one before it has broken off.
+    pub again: bool,
     /// It took too long, and nobody waits for it any more.
     abandoned: bool,
 }
@@ -130,20 +132,25 @@ impl Edges {
 
     /// Makes an edge to a peer; answered by [`EdgeEvent::Opened`], [`EdgeEvent::Failed`], or a failed dial of the swarm.
     pub fn dial(&mut self, peer: PeerId, addresses: Vec<Multiaddr>) {
-        self.begin(peer, addresses, true);
+        self.begin(peer, addresses, true, false);
+    }
+
+    /// Likewise, after a dial that has broken off.
+    pub fn dial_again(&mut self, peer: PeerId, addresses: Vec<Multiaddr>) {
+        self.begin(peer, addresses, true, true);
     }
 
     /// Finds out whether a peer can be connected to, and keeps nothing; answered by [`EdgeEvent::Reached`] or a failed dial of
     /// the swarm.
     pub fn reach(&mut self, peer: PeerId, addresses: Vec<Multiaddr>) {
-        self.begin(peer, addresses, false);
+        self.begin(peer, addresses, false, false);
     }
 
-    fn begin(&mut self, peer: PeerId, addresses: Vec<Multiaddr>, keep: bool) {
+    fn begin(&mut self, peer: PeerId, addresses: Vec<Multiaddr>, keep: bool, again: bool) {
         let opts =
             DialOpts::peer_id(peer).addresses(addresses).condition(PeerCondition::Always).allocate_new_port().build();
         let (connection, limit) = (opts.connection_id(), self.dial_time_max);
-        self.dials.insert(connection, Dial { peer, keep, abandoned: false });
+        self.dials.insert(connection, Dial { peer, keep, again, abandoned: false });
         self.reserved.insert(connection);
         self.limits.push(Box::pin(async move {
             tokio::time::sleep(limit).await;
@@ -178,7 +185,7 @@ impl Edges {
     }
 
     fn on_established(&mut self, connection: ConnectionId, endpoint: &ConnectedPoint) {
-        let Some(Dial { peer, keep, abandoned }) = self.dials.remove(&connection) else { return };
+        let Some(Dial { peer, keep, abandoned, .. }) = self.dials.remove(&connection) else { return };
         if abandoned || !keep {
             self.close(peer, connection);
             if !abandoned {

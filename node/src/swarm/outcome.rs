@@ -28,14 +28,35 @@ pub(super) fn dial_outcome(error: &DialError) -> DialOutcome {
     }
 }
 
-/// Addresses at which the system of another machine has said that nobody listens there.
-pub(super) fn refused_at(error: &DialError) -> Vec<Multiaddr> {
-    let DialError::Transport(attempts) = error else { return Vec::new() };
-    let refused = attempts.iter().filter(|(_, error)| {
-        let libp2p::TransportError::Other(error) = error else { return false };
-        causes(error).any(|kind| kind == ErrorKind::ConnectionRefused)
-    });
-    refused.map(|(address, _)| split_peer(address).0).collect()
+/// How a dial of a member failed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct DialFailure {
+    /// Whether somebody was there.
+    pub(crate) outcome: DialOutcome,
+    /// Addresses at which the system of another machine has said that nobody listens there.
+    pub(crate) refused: Vec<Multiaddr>,
+    /// Somebody was there, and was gone before the handshake was over.
+    pub(crate) broke_off: bool,
+}
+
+impl DialFailure {
+    pub(super) fn of(error: &DialError) -> Self {
+        let outcome = dial_outcome(error);
+        let DialError::Transport(attempts) = error else {
+            return Self { outcome, refused: Vec::new(), broke_off: false };
+        };
+        let is = |error: &libp2p::TransportError<std::io::Error>, wanted: &[ErrorKind]| {
+            let libp2p::TransportError::Other(error) = error else { return false };
+            causes(error).any(|kind| wanted.contains(&kind))
+        };
+        let refused = attempts.iter().filter(|(_, error)| is(error, &[ErrorKind::ConnectionRefused]));
+        let ended = [ErrorKind::ConnectionReset, ErrorKind::UnexpectedEof, ErrorKind::BrokenPipe];
+        Self {
+            outcome,
+            refused: refused.map(|(address, _)| split_peer(address).0).collect(),
+            broke_off: attempts.iter().any(|(_, error)| is(error, &ended)),
+        }
+    }
 }
 
 /// The kinds of system errors among the causes of one.
