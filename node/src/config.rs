@@ -28,8 +28,9 @@ pub const STORAGE_MAX_MIN: u64 = 64 << 20;
 /// Longest name in characters.
 pub const NAME_LEN_MAX: usize = 64;
 
-/// What is logged unless told otherwise: libp2p-kad warns of what is no trouble for a node that is alone.
-const LOG_DEFAULT: &str = "info,libp2p_kad=error";
+/// What is logged unless told otherwise: libp2p-kad warns of what is no trouble for a node that is alone, yamux of every
+/// connection whose other end is gone.
+const LOG_DEFAULT: &str = "info,libp2p_kad=error,yamux=error";
 
 /// A node's configuration, complete and checked.
 #[derive(Clone, Debug)]

@@ -95,3 +95,32 @@ fn is_unreachable(error: &libp2p::TransportError<std::io::Error>) -> bool {
     // The time limit on a handshake has no type of its own.
     causes(error).any(by_kind) || error.to_string().contains("Timeout")
 }
+
+#[cfg(test)]
+mod tests {
+    use libp2p::TransportError;
+
+    use super::*;
+
+    fn failed(kind: ErrorKind) -> DialError {
+        let address: Multiaddr = "/ip4/192.0.2.1/tcp/1".parse().expect("an address");
+        let wrapped = std::io::Error::other(Unreachable(std::io::Error::from(kind)));
+        DialError::Transport(vec![(address, TransportError::Other(std::io::Error::other(wrapped)))])
+    }
+
+    #[test]
+    fn who_refuses_is_told_from_who_breaks_off_and_who_says_nothing() {
+        for (kind, refused, broke_off) in [
+            (ErrorKind::ConnectionRefused, 1, false),
+            (ErrorKind::ConnectionReset, 0, true),
+            (ErrorKind::UnexpectedEof, 0, true),
+            (ErrorKind::TimedOut, 0, false),
+        ] {
+            let failure = DialFailure::of(&failed(kind));
+            assert_eq!((failure.refused.len(), failure.broke_off), (refused, broke_off), "{kind:?}");
+            assert_eq!(failure.outcome, DialOutcome::NoAnswer, "{kind:?}");
+        }
+        let failure = DialFailure::of(&failed(ErrorKind::InvalidData));
+        assert_eq!((failure.outcome, failure.broke_off), (DialOutcome::Refused, false), "a handshake that fails");
+    }
+}

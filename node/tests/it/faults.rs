@@ -20,8 +20,8 @@ use super::{client, config, home, raw};
 
 const MIB: usize = 1 << 20;
 
-/// Longest wait for what must come: a silent connection is given up by a ping, which takes up to twenty seconds, and its
-/// peer is then dialed again after up to half a minute.
+/// Longest wait for what must come: a silent member is put down after some seconds, and whoever is cut off takes itself for
+/// that after twelve.
 const PATIENCE: Duration = Duration::from_secs(90);
 
 struct Hurt {

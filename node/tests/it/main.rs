@@ -3,6 +3,7 @@
 mod disk;
 mod faults;
 mod home;
+mod members;
 
 use std::collections::BTreeSet;
 use std::path::Path;

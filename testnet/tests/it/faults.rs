@@ -12,7 +12,7 @@ use tempfile::TempDir;
 
 use super::{Net, node_bin, said, states};
 
-/// Longest wait until a cut is noticed (a ping takes up to twenty seconds), or forgotten.
+/// Longest wait until a cut is noticed, or forgotten.
 const PATIENCE: Duration = Duration::from_secs(90);
 
 async fn up(temp: &TempDir, nodes: u32) -> Cluster {
