@@ -204,7 +204,7 @@ fn stream_counters(counters: &StreamCounters) -> [Named<'_>; 3] {
     ]
 }
 
-fn net_counters(counters: &NetCounters) -> [Named<'_>; 9] {
+fn net_counters(counters: &NetCounters) -> [Named<'_>; 10] {
     let NetCounters {
         handshakes_failed,
         handshakes_refused,
@@ -212,6 +212,7 @@ fn net_counters(counters: &NetCounters) -> [Named<'_>; 9] {
         connections_cut_short,
         connections_crowded,
         unread,
+        lookups,
         lookups_refused,
         lookups_timed_out,
         lookups_abandoned,
@@ -223,6 +224,7 @@ fn net_counters(counters: &NetCounters) -> [Named<'_>; 9] {
         ("p2p_connections_cut_short", "Connections that could not be closed in order in time", connections_cut_short),
         ("p2p_connections_crowded", "Connections of a host that has too many", connections_crowded),
         ("p2p_connections_held_up", "Sockets left alone because too much of them was unread", &unread.pauses),
+        ("p2p_lookups", "Kademlia lookups begun", lookups),
         ("p2p_lookups_refused", "Kademlia lookups beyond a limit", lookups_refused),
         ("p2p_lookups_timed_out", "Kademlia lookups that did not come to their end in time", lookups_timed_out),
         ("p2p_lookups_abandoned", "Kademlia lookups for which a put or get did not wait", lookups_abandoned),

@@ -274,9 +274,8 @@ impl SwarmTask {
     fn on_command(&mut self, command: Command) {
         match command {
             Command::Lookup(key, reply) => {
-                if !self.lookups.start(&mut self.swarm.behaviour_mut().kademlia, key, reply) {
-                    count(&self.counters.lookups_refused);
-                }
+                let begun = self.lookups.start(&mut self.swarm.behaviour_mut().kademlia, key, reply);
+                count(if begun { &self.counters.lookups } else { &self.counters.lookups_refused });
             }
             Command::Dial(address, reply) => self.dial_address(address, Some(reply)),
             Command::Want(addresses, done) => {

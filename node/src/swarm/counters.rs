@@ -21,6 +21,8 @@ pub(crate) struct NetCounters {
     pub(crate) connections_crowded: AtomicU64,
     /// What connections have brought and nobody has read.
     pub(crate) unread: Arc<Unread>,
+    /// Lookups begun.
+    pub(crate) lookups: AtomicU64,
     /// Lookups beyond the number that may be under way.
     pub(crate) lookups_refused: AtomicU64,
     /// Lookups that ended by their time limit, with what they had.
