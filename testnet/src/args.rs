@@ -43,7 +43,11 @@ pub(crate) enum Verb {
         force: bool,
     },
     /// List the nodes, what they are doing, and what is wrong with them on purpose
-    Ps,
+    Ps {
+        /// Show instead what each takes each for, and whether all agree
+        #[arg(long)]
+        matrix: bool,
+    },
     /// Kill a node without warning (SIGKILL)
     Kill {
         /// Its index

@@ -4,7 +4,7 @@
 //! file ([`state`]) is what one command tells the next; nothing else is shared between them. [`process`] knows one
 //! process, [`ports`] which port a node gets, [`launch`] how a node is started, [`cluster`] the network, [`faults`] what is
 //! wrong with it on purpose, `capacity` how many nodes this machine carries, [`demo`] the tour of it, [`report`] what is
-//! printed.
+//! printed, [`matrix`] what nodes say about each other.
 //!
 //! [`bench`] measures networks beside what the machine gives, [`torture`] kills their nodes and judges what is left,
 //! [`sim`] runs clusters in a virtual world, [`bugs`] plants bugs in the sources and sees that tests catch them.
@@ -22,6 +22,7 @@ pub mod faults;
 pub mod http;
 pub mod launch;
 mod machine;
+pub mod matrix;
 pub mod metrics;
 pub mod ports;
 pub mod process;

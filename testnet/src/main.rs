@@ -11,6 +11,7 @@ use p2p_api::text::shell_word;
 use p2p_api::types::{ErrorBody, ErrorDocument};
 use p2p_api::{Code, Problem};
 use p2p_testnet::cluster::{self, Change};
+use p2p_testnet::matrix::Matrix;
 use p2p_testnet::process::{Condition, End};
 use p2p_testnet::report::{self, Network};
 use p2p_testnet::state::Dir;
@@ -91,7 +92,11 @@ async fn command(args: Args, path: &Path, say: Say) -> Result<Outcome, Problem> 
         Verb::Up { nodes, detach, seed, force } => {
             return up(path, json, Up { nodes, detach, seed, force }, say).await;
         }
-        Verb::Ps => show(&dir, json)?,
+        Verb::Ps { matrix: false } => show(&dir, json)?,
+        Verb::Ps { matrix: true } => {
+            let matrix = Matrix::of(&dir).await?;
+            report::print(&if json { report::json(&matrix)? } else { matrix.text() })?;
+        }
         Verb::Kill { index } => force(&dir, json, index, Change::Kill).await?,
         Verb::Stop { index } => force(&dir, json, index, Change::Stop).await?,
         Verb::Cont { index } => force(&dir, json, index, Change::Continue).await?,

@@ -7,6 +7,7 @@ mod cli;
 mod content;
 mod faults;
 mod library;
+mod matrix;
 mod torture;
 
 use std::fs;
