@@ -12,11 +12,14 @@ use crate::Result;
 /// Memory of a node that has done some work, in bytes; while it moves bulk it may take twice as much.
 const MEMORY_PER_NODE: u64 = 40 << 20;
 
-/// Nodes that one core keeps connected with each other and with that some life of their own.
-const NODES_PER_CORE: u64 = 32;
+/// Nodes that one core keeps, with some life of their own.
+const NODES_PER_CORE: u64 = 50;
 
 /// Files that a node has open beside its connections: database, log, sockets.
 const FILES_PER_NODE: u64 = 64;
+
+/// Connections of a node: 16 of membership at most, and 64 for content.
+const CONNECTIONS_MAX: u64 = 16 + 64;
 
 /// What a machine has to give.
 #[derive(Clone, Copy, Debug)]
@@ -48,12 +51,18 @@ impl Machine {
             let free = ByteSize(self.memory.unwrap_or(0));
             lacks.push(format!("they take about {} of memory, and {free} are free", ByteSize(memory)));
         }
-        // Everybody is connected with everybody, for a moment twice when both dial.
-        let files = FILES_PER_NODE + 2 * nodes;
-        let by_files = self.files.map_or(u64::MAX, |limit| limit.saturating_sub(FILES_PER_NODE) / 2);
+        // In a small network everybody is connected with everybody, for a moment twice when both dial.
+        let files = |nodes: u64| FILES_PER_NODE + 2 * nodes.min(CONNECTIONS_MAX);
+        let by_files = match self.files {
+            Some(limit) if limit < files(u64::MAX) => limit.saturating_sub(FILES_PER_NODE) / 2,
+            Some(_) | None => u64::MAX,
+        };
         if nodes > by_files {
             let limit = self.files.unwrap_or(0);
-            lacks.push(format!("each takes about {files} open files, and a process may have {limit} (ulimit -n)"));
+            lacks.push(format!(
+                "each takes about {} open files, and a process may have {limit} (ulimit -n)",
+                files(nodes)
+            ));
         }
         let carried = by_cores.min(by_memory).min(by_files);
         if lacks.is_empty() { Ok(()) } else { Err(Shortage { carried, lacks }) }
@@ -102,18 +111,25 @@ mod tests {
     #[test]
     fn what_fits_is_not_talked_about() {
         SMALL.check(5, 5).expect("a usual network");
-        SMALL.check(64, 64).expect("a large one");
+        SMALL.check(100, 100).expect("a large one");
     }
 
     #[test]
     fn whatever_is_short_is_named_with_what_would_do() {
-        let cores = shortage(SMALL, 65, 65);
-        assert_eq!((cores.carried, cores.lacks.len()), (64, 1), "{cores:?}");
+        let cores = shortage(SMALL, 101, 101);
+        assert_eq!((cores.carried, cores.lacks.len()), (100, 1), "{cores:?}");
         let memory = shortage(Machine { memory: Some(100 << 20), ..SMALL }, 5, 5);
         assert_eq!((memory.carried, memory.lacks.len()), (2, 1), "{memory:?}");
         let files = shortage(Machine { files: Some(100), ..SMALL }, 20, 20);
         assert_eq!((files.carried, files.lacks.len()), (18, 1), "{files:?}");
         assert_eq!(shortage(Machine { cores: 1, memory: Some(0), files: Some(0) }, 1000, 1000).lacks.len(), 3);
+    }
+
+    #[test]
+    fn a_node_has_no_more_connections_in_a_network_that_is_larger() {
+        let many = Machine { cores: 20, memory: None, files: Some(224) };
+        many.check(1000, 1000).expect("as many files as each ever opens");
+        assert_eq!(shortage(Machine { files: Some(223), ..many }, 1000, 1000).carried, 79);
     }
 
     #[test]
