@@ -2,11 +2,12 @@
 
 use std::ffi::OsString;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use bytesize::ByteSize;
 use clap::{Parser, Subcommand};
 use p2p_api::{Code, Problem};
-use p2p_testnet::bench::Group;
+use p2p_testnet::bench::{content, members};
 use p2p_testnet::cluster::NODES_MAX;
 use p2p_testnet::faults::{Fault, Groups};
 use p2p_testnet::sim::{Named, Profile};
@@ -216,7 +217,7 @@ pub(crate) enum Bench {
         runs: u32,
         /// What to measure: put, get, others, small, range, sources, faulty [default: all]
         #[arg(long, value_name = "NAMES", value_delimiter = ',')]
-        only: Vec<Group>,
+        only: Vec<content::Group>,
         /// Files of 4 KiB to put in each way, over all rounds
         #[arg(long, value_name = "N", default_value_t = 10_000)]
         small_files: u32,
@@ -230,6 +231,70 @@ pub(crate) enum Bench {
         #[arg(long, value_name = "TEXT", requires = "record")]
         note: Option<String>,
     },
+    /// Membership: how soon everybody knows who is here, and what knowing costs
+    ///
+    /// Takes about half an hour, and all of the machine.
+    Members {
+        /// Nodes [default: 48; 50 for hops; at most 32 for starved]
+        #[arg(short, long, value_name = "N")]
+        nodes: Option<u32>,
+        /// What to measure: idle, kills, stalls, silent, restart, said, apart, hops, starved, serf [default: all]
+        #[arg(long, value_name = "NAMES", value_delimiter = ',')]
+        only: Vec<members::Group>,
+        /// Nodes to kill, one after the other
+        #[arg(long, value_name = "N", default_value_t = 50)]
+        kills: u32,
+        /// Nodes to stop for two seconds, one after the other
+        #[arg(long, value_name = "N", default_value_t = 100)]
+        stalls: u32,
+        /// Whom it happens to [default: another one every time]
+        #[arg(long, value_name = "S")]
+        seed: Option<u64>,
+        #[command(flatten)]
+        extent: Extent,
+        /// Add the figures to a file of results
+        #[arg(long, value_name = "FILE", num_args = 0..=1, default_missing_value = "docs/results/members.jsonl")]
+        record: Option<PathBuf>,
+        /// What should be known about the figures that are recorded
+        #[arg(long, value_name = "TEXT", requires = "record")]
+        note: Option<String>,
+    },
+}
+
+impl Bench {
+    /// Where the figures are to be recorded, and with which note.
+    pub(crate) fn recording(&self) -> (Option<PathBuf>, Option<String>) {
+        let (Self::Content { record, note, .. } | Self::Members { record, note, .. }) = self;
+        (record.clone(), note.clone())
+    }
+}
+
+/// What only tests of the command make shorter: figures mean nothing then.
+#[derive(Clone, Copy, Debug, clap::Args)]
+pub(crate) struct Extent {
+    #[arg(long, hide = true)]
+    silents: Option<u32>,
+    #[arg(long, hide = true)]
+    repeats: Option<u32>,
+    #[arg(long, hide = true, value_parser = humantime::parse_duration)]
+    apart_time: Option<Duration>,
+    #[arg(long, hide = true, value_parser = humantime::parse_duration)]
+    rest_time: Option<Duration>,
+    #[arg(long, hide = true, value_parser = humantime::parse_duration)]
+    starve_time: Option<Duration>,
+}
+
+impl Extent {
+    pub(crate) fn or_usual(self) -> members::Extent {
+        let usual = members::Extent::default();
+        members::Extent {
+            silents: self.silents.unwrap_or(usual.silents),
+            repeats: self.repeats.unwrap_or(usual.repeats),
+            apart: self.apart_time.unwrap_or(usual.apart),
+            rest: self.rest_time.unwrap_or(usual.rest),
+            starve: self.starve_time.unwrap_or(usual.starve),
+        }
+    }
 }
 
 /// Why there is nothing to run.
@@ -315,6 +380,8 @@ mod tests {
             "p2p-testnet bench",
             "p2p-testnet bench content --only everything",
             "p2p-testnet bench content --note text",
+            "p2p-testnet bench members --only put",
+            "p2p-testnet bench members --starve-time soon",
             "p2p-testnet torture",
             "p2p-testnet torture content --resume file --seed 1",
             "p2p-testnet torture content --cycles 0",

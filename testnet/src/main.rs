@@ -138,12 +138,22 @@ async fn command(args: Args, path: &Path, say: Say) -> Result<Outcome, Problem> 
 }
 
 async fn measure(what: Bench, dir: Option<PathBuf>, json: bool, say: Say) -> Result<(), Problem> {
-    let Bench::Content { size, runs, only, small_files, seed, record, note } = what;
+    let (record, note) = what.recording();
     if let Some(file) = &record {
         bench::check_record(file)?;
     }
-    let options = bench::Options { dir, size: size.as_u64(), runs, only, small_files, seed, node_bin: None };
-    let report = bench::run(options, say).await?;
+    let report = match what {
+        Bench::Content { size, runs, only, small_files, seed, .. } => {
+            let size = size.as_u64();
+            let options = bench::content::Options { dir, size, runs, only, small_files, seed, node_bin: None };
+            bench::content::run(options, say).await?
+        }
+        Bench::Members { nodes, only, kills, stalls, seed, extent, .. } => {
+            let extent = extent.or_usual();
+            let options = bench::members::Options { dir, nodes, only, kills, stalls, seed, extent, node_bin: None };
+            bench::members::run(options, say).await?
+        }
+    };
     // Shown before it is recorded: a full disk must not cost the figures.
     report::print(&if json { report::json(&report)? } else { report.text() })?;
     match record {

@@ -75,6 +75,12 @@ impl Histogram {
         Self(self.0.iter().map(|(bound, count)| (*bound, count.saturating_sub(before(*bound)))).collect())
     }
 
+    /// The values of both.
+    pub fn plus(&self, other: &Self) -> Self {
+        let of_other = |bound: f64| other.0.iter().find(|(known, _)| *known == bound).map_or(0, |(_, count)| *count);
+        Self(self.0.iter().map(|(bound, count)| (*bound, count + of_other(*bound))).collect())
+    }
+
     /// How many values there are.
     pub fn count(&self) -> u64 {
         self.0.last().map_or(0, |(_, count)| *count)
@@ -111,6 +117,8 @@ mod tests {
         assert_eq!(histogram.quantile(0.5), Some(0.001));
         assert_eq!(histogram.quantile(0.51), Some(0.01));
         assert_eq!(histogram.quantile(0.99), Some(f64::INFINITY));
+        let twice = histogram.plus(&histogram);
+        assert_eq!((twice.count(), twice.quantile(0.5), twice.since(&histogram)), (20, Some(0.001), histogram.clone()));
         let nothing = histogram.since(&histogram);
         assert_eq!((nothing.count(), nothing.quantile(0.5)), (0, None));
     }

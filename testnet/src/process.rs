@@ -3,11 +3,13 @@
 //! A pid alone names no process, because the system gives it out again. Together with the start time and the boot it
 //! does, so both are kept, and compared before every signal.
 
+use std::collections::BTreeSet;
 use std::fs;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use p2p_api::{Code, Problem};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Signal, kill_process, setpriority_process};
+use rustix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, sleep};
 
@@ -18,6 +20,12 @@ const LOOK_PERIOD: Duration = Duration::from_millis(5);
 
 /// Longest wait for a signal that a process cannot refuse to take effect.
 const SIGNAL_LIMIT: Duration = Duration::from_secs(10);
+
+/// The most that a process can give way to others.
+const NICE: i32 = 19;
+
+/// The state of a connection that is open, as `/proc/net/tcp` writes it.
+const TCP_ESTABLISHED: &str = "01";
 
 /// One process of one boot of this machine.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -88,6 +96,13 @@ impl ProcessId {
         Some(ticks(stat.own_ticks))
     }
 
+    /// When it started by the wall clock, to a hundredth of a second, rounded down.
+    pub fn started_at(&self) -> SystemTime {
+        let now = clock_gettime(ClockId::Boottime);
+        let since_boot = Duration::new(now.tv_sec.unsigned_abs(), now.tv_nsec.unsigned_abs() as u32);
+        SystemTime::now() - since_boot.saturating_sub(ticks(self.start_ticks))
+    }
+
     /// What the process is doing. A pid that has gone to another process counts as exited.
     pub fn condition(&self) -> Condition {
         match Stat::read(self.pid) {
@@ -107,6 +122,45 @@ impl ProcessId {
         };
         kill_process(pid, signal)
             .map_err(|error| Problem::new(Code::Other, format!("process {pid} cannot be signalled: {error}")))
+    }
+
+    /// Lets all others go first where cores are short: nice 19, for every thread that there is, and those that come of them.
+    ///
+    /// # Errors
+    /// When the process is gone, or belongs to another user.
+    pub fn be_nice(&self) -> Result<()> {
+        let gone = || Problem::new(Code::Conflict, format!("process {} is gone", self.pid));
+        let threads = fs::read_dir(format!("/proc/{}/task", self.pid)).map_err(|_| gone())?;
+        for thread in threads.flatten() {
+            let id = thread.file_name().to_str().and_then(|name| name.parse().ok()).and_then(Pid::from_raw);
+            // A thread may have ended since.
+            match setpriority_process(id, NICE) {
+                Err(error) if thread.path().exists() => {
+                    let message = format!("process {} cannot be made nice: {error}", self.pid);
+                    return Err(Problem::new(Code::Other, message));
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Established TCP connections that the process is an end of; None once it is gone.
+    pub fn connections(&self) -> Option<usize> {
+        // Fields of a line: number, local, remote, state, queues, timer, retransmits, user, timeout, inode.
+        let established = |line: &str| {
+            let fields: Vec<&str> = line.split_ascii_whitespace().collect();
+            (*fields.get(3)? == TCP_ESTABLISHED).then(|| fields.get(9).map(|inode| (*inode).to_owned()))?
+        };
+        let tables = ["tcp", "tcp6"].map(|name| fs::read_to_string(format!("/proc/{}/net/{name}", self.pid)));
+        let inodes: BTreeSet<String> =
+            tables.iter().flatten().flat_map(|table| table.lines().filter_map(established)).collect();
+        let is_one = |file: fs::DirEntry| {
+            let target = fs::read_link(file.path()).ok()?;
+            let inode = target.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?;
+            inodes.contains(inode).then_some(())
+        };
+        Some(fs::read_dir(format!("/proc/{}/fd", self.pid)).ok()?.flatten().filter_map(is_one).count())
     }
 
     /// Waits until the process does `wanted`; false when it did not within the limit.
@@ -300,6 +354,29 @@ mod tests {
         // Nobody has waited for it, so it stays as a zombie: gone all the same.
         id.force(Signal::KILL, Condition::Exited).await.expect("it is ours");
         assert_eq!(id.signal(Signal::TERM).expect_err("it is gone").code, Code::Conflict);
+    }
+
+    #[tokio::test]
+    async fn a_process_is_made_nice_and_its_start_is_known() {
+        let before = SystemTime::now();
+        let (_sleeper, id) = Sleeper::start();
+        let margin = Duration::from_millis(50);
+        assert!(id.started_at() + margin > before && id.started_at() < SystemTime::now() + margin);
+        id.be_nice().expect("it is ours");
+        let stat = fs::read_to_string(format!("/proc/{}/stat", id.pid)).expect("it runs");
+        let (_, fields) = stat.rsplit_once(')').expect("a name");
+        assert_eq!(fields.split_ascii_whitespace().nth(16), Some("19"), "{stat}");
+    }
+
+    #[test]
+    fn open_connections_are_counted() {
+        let own = ProcessId::of(std::process::id()).expect("it runs");
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+        let count = || own.connections().expect("it runs");
+        let (before, one) = (count(), std::net::TcpStream::connect(listener.local_addr().expect("bound")));
+        let accepted = listener.accept().expect("it connects");
+        assert!(count() >= before + 2, "both ends are here");
+        drop((one, accepted));
     }
 
     #[test]

@@ -7,7 +7,9 @@ use std::time::{Duration, Instant};
 use p2p_api::bench::Measured;
 use p2p_api::types::{ErrorDocument, PutResult};
 use p2p_api::{Code, Problem};
-use tokio::process::Command;
+use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::process::{Child, Command};
+use tokio::time::timeout;
 
 use crate::Result;
 use crate::launch::{find_binary, find_node};
@@ -15,6 +17,9 @@ use crate::process::children_cpu_time;
 
 /// Longest that a program may take, whatever it moves.
 const PROGRAM_LIMIT: Duration = Duration::from_secs(120);
+
+/// Longest wait for a program that serves to say that it does.
+const SERVES_LIMIT: Duration = Duration::from_secs(60);
 
 /// The slowest transfer that is waited for, in bytes per second.
 const RATE_MIN: u64 = 2 << 20;
@@ -62,11 +67,37 @@ pub(crate) async fn run(command: Command, limit: Duration) -> Result<Ran> {
 pub(crate) async fn end_of(mut command: Command, limit: Duration) -> Result<Option<Output>> {
     command.stdin(Stdio::null()).kill_on_drop(true);
     let name = command.as_std().get_program().to_string_lossy().into_owned();
-    match tokio::time::timeout(limit, command.output()).await {
+    match timeout(limit, command.output()).await {
         Err(_elapsed) => Ok(None),
         Ok(Ok(output)) => Ok(Some(output)),
         Ok(Err(error)) => Err(Problem::new(Code::Other, format!("{name} cannot be run: {error}"))),
     }
+}
+
+/// Starts a program that serves until it is dropped, and waits for the line that tells what is needed to use it.
+///
+/// # Errors
+/// When it cannot be run, ends, or does not say so in time.
+pub(crate) async fn serve(mut command: Command, wanted: fn(&str) -> Option<String>) -> Result<(Child, String)> {
+    let name = command.as_std().get_program().to_string_lossy().into_owned();
+    let problem = |what: &str| Problem::new(Code::Other, format!("{name} {what}"));
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).kill_on_drop(true);
+    let mut child = command.spawn().map_err(|error| problem(&format!("cannot be run: {error}")))?;
+    let stdout = child.stdout.take().ok_or_else(|| problem("has no output"))?;
+    let mut lines = BufReader::new(stdout).lines();
+    let told = async {
+        while let Ok(Some(line)) = lines.next_line().await {
+            if let Some(told) = wanted(&line) {
+                return Some(told);
+            }
+        }
+        None
+    };
+    let told = timeout(SERVES_LIMIT, told).await.map_err(|_| problem("does not say that it serves"))?;
+    let told = told.ok_or_else(|| problem("ended instead of serving"))?;
+    // Nobody reads on: what it prints from now on must not hold it up, and a closed pipe must not end it.
+    tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
+    Ok((child, told))
 }
 
 /// The error document that a program of this workspace ended with, if it did.
@@ -204,5 +235,22 @@ mod tests {
     #[test]
     fn what_is_on_the_path_is_found() {
         assert!(is_installed("sh") && !is_installed("surely-nobody-has-this"));
+    }
+
+    #[tokio::test]
+    async fn a_server_is_used_as_it_says_and_ends_when_dropped() {
+        let mut command = Command::new("sh");
+        command.args(["-c", "echo starting; echo ticket 7; exec sleep 600"]);
+        let wanted = |line: &str| line.strip_prefix("ticket ").map(str::to_owned);
+        let (mut child, told) = serve(command, wanted).await.expect("it serves");
+        assert_eq!(told, "7");
+        assert!(child.try_wait().expect("our own child").is_none());
+    }
+
+    #[tokio::test]
+    async fn a_server_that_ends_is_no_server() {
+        let mut command = Command::new("sh");
+        command.args(["-c", "echo nothing"]);
+        assert!(serve(command, |_| None).await.is_err());
     }
 }

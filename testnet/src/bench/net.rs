@@ -2,9 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
+use p2p_api::types::PutResult;
 use p2p_api::{Code, Problem};
 
 use crate::cluster;
+use crate::http::Connection;
 use crate::metrics::Metrics;
 use crate::process::ProcessId;
 use crate::programs::Programs;
@@ -12,7 +14,7 @@ use crate::{Cluster, ClusterConfig, Result};
 
 /// The network.
 pub(super) struct Net {
-    cluster: Cluster,
+    pub(super) cluster: Cluster,
     pub(super) programs: Programs,
 }
 
@@ -88,5 +90,31 @@ impl Net {
     /// Ends the nodes and removes all they kept.
     pub(super) async fn down(self) -> Result<()> {
         cluster::down(self.cluster.dir(), true).await.map(drop)
+    }
+}
+
+/// Puts bytes over a connection that is kept.
+pub(super) async fn put(connection: &mut Connection, bytes: &[u8], address: &str) -> Result<()> {
+    must_be(&connection.request("POST", "/v1/content", &[], bytes).await?.success()?, address)
+}
+
+/// Gets a whole file over a connection that is kept, and leaves nothing of it on the node.
+pub(super) async fn get(connection: &mut Connection, address: &str) -> Result<()> {
+    let path = format!("/v1/content/{address}?cache=false");
+    let body = connection.request("GET", &path, &[], b"").await?.success()?;
+    if blake3::hash(&body).to_hex().as_str() == address {
+        return Ok(());
+    }
+    Err(Problem::new(Code::Integrity, format!("other bytes came back for {address}")))
+}
+
+/// Makes sure that an answer to a put says this address, and that enough copies were acknowledged.
+pub(super) fn must_be(answer: &[u8], address: &str) -> Result<()> {
+    let result: PutResult = serde_json::from_slice(answer)
+        .map_err(|error| Problem::new(Code::Other, format!("the answer to a put cannot be read: {error}")))?;
+    match result.problem {
+        Some(problem) => Err(problem),
+        None if result.address == address => Ok(()),
+        None => Err(Problem::new(Code::Integrity, format!("{address} was put, and the node says {}", result.address))),
     }
 }

@@ -1,5 +1,6 @@
 //! What a run found: the document, and the same for people.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use serde::Serialize;
@@ -20,11 +21,10 @@ pub struct Report {
     pub load_before: f64,
     /// The same at the end, this run included.
     pub load_after: f64,
-    /// Bytes of the large file.
-    pub size: u64,
-    /// Rounds.
-    pub runs: u32,
-    /// Determines contents.
+    /// What was asked for, by name.
+    #[serde(flatten)]
+    pub asked: BTreeMap<&'static str, u64>,
+    /// Determines what was left to chance.
     pub seed: u64,
     /// What was measured.
     pub groups: Vec<&'static str>,
@@ -43,8 +43,8 @@ impl Report {
         // Writing to a string does not fail.
         let _ = writeln!(text, "machine  {}", self.machine.text());
         let _ = writeln!(text, "load     {:.2} before, {:.2} after", self.load_before, self.load_after);
-        let (size, runs, commit, seed) = (self.size, self.runs, &self.commit, self.seed);
-        let _ = writeln!(text, "run      {runs} rounds, file of {size} bytes, commit {commit}, seed {seed}");
+        let asked: String = self.asked.iter().map(|(name, number)| format!("{name} {number}, ")).collect();
+        let _ = writeln!(text, "run      {asked}commit {}, seed {}", self.commit, self.seed);
         if !self.rows.is_empty() {
             let _ = writeln!(text, "\n{:<52} {:>9} {:>21} {:>9}", "measured", "median", "min .. max", "mad");
         }
@@ -101,8 +101,7 @@ mod tests {
             machine: Machine::here(&std::env::temp_dir()),
             load_before: 0.0,
             load_after: 1.0,
-            size: 1,
-            runs: 1,
+            asked: [("size", 1), ("runs", 1)].into(),
             seed: 7,
             groups: vec!["put"],
             rows: table.rows(),
@@ -124,6 +123,7 @@ mod tests {
     #[test]
     fn the_document_has_every_figure_with_its_unit() {
         let document = serde_json::to_value(report(Vec::new())).expect("plain data");
+        assert_eq!((&document["size"], &document["runs"]), (&1.into(), &1.into()));
         assert_eq!(document["rows"][0]["unit"], "MiB/s");
         assert_eq!(document["rows"][0]["samples"][0], 200.0);
         assert_eq!((&document["verdicts"][1]["met"], &document["verdicts"][1]["median"]), (&false.into(), &0.5.into()));

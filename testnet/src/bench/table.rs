@@ -26,6 +26,12 @@ pub enum Unit {
     /// One figure over another.
     #[serde(rename = "x")]
     Ratio,
+    /// Parts of a hundred.
+    #[serde(rename = "%")]
+    Percent,
+    /// Traffic.
+    #[serde(rename = "B/s")]
+    BytesPerS,
     /// Things counted.
     #[serde(rename = "")]
     Count,
@@ -42,6 +48,8 @@ impl Unit {
             Unit::S => "s",
             Unit::Mib => "MiB",
             Unit::Ratio => "x",
+            Unit::Percent => "%",
+            Unit::BytesPerS => "B/s",
             Unit::Count => "",
         }
     }
@@ -161,6 +169,14 @@ pub(super) fn judge(name: &str, unit: Unit, samples: Option<Vec<f64>>, target: T
     Some(Verdict { row, target, met })
 }
 
+/// The figure that so many of all, between 0 and 1, do not exceed; None where there are none.
+pub(super) fn quantile(samples: &[f64], part: f64) -> Option<f64> {
+    let mut sorted = samples.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    let rank = (sorted.len() as f64 * part).ceil() as usize;
+    sorted.get(rank.saturating_sub(1)).copied()
+}
+
 /// Of an even number of figures, half way between the two in the middle.
 fn median(samples: &[f64]) -> f64 {
     let mut sorted = samples.to_vec();
@@ -192,6 +208,14 @@ mod tests {
         assert_eq!((ours.name.as_str(), ours.median, ours.min, ours.max, ours.mad), ("ours", 10.0, 2.0, 30.0, 8.0));
         assert_eq!(rows[1].samples, [5.0, 10.0, 2.0]);
         assert_eq!(median(&[4.0, 1.0, 3.0, 2.0]), 2.5);
+    }
+
+    #[test]
+    fn a_quantile_is_one_of_the_figures_and_never_less_than_the_truth() {
+        let samples: Vec<f64> = (1..=200).rev().map(f64::from).collect();
+        assert_eq!([0.0, 0.5, 0.99, 1.0].map(|part| quantile(&samples, part)), [1.0, 100.0, 198.0, 200.0].map(Some));
+        assert_eq!(quantile(&[7.0], 0.99), Some(7.0));
+        assert_eq!(quantile(&[], 0.99), None);
     }
 
     #[test]

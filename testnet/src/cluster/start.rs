@@ -51,7 +51,7 @@ impl Cluster {
         let stopped = state.indices(Condition::Stopped).len();
         self.start_known(&lock, &mut state, &down).await?;
         let missing = state.wanted.saturating_sub(state.nodes.len() as u32);
-        let new = self.make(&lock, &mut state, missing).await?;
+        let new = self.make(&lock, &mut state, missing, None).await?;
         drop(lock);
         self.release_detached();
         let started = [down, new].concat();
@@ -66,6 +66,20 @@ impl Cluster {
     /// # Errors
     /// `not_found` when there is no network, `conflict` when none of its nodes runs.
     pub async fn add(&mut self, count: u32) -> Result<Vec<u32>> {
+        self.grow(count, None).await
+    }
+
+    /// Adds a node that joins through this one; returns its index.
+    ///
+    /// # Errors
+    /// As [`Self::add`].
+    pub async fn add_through(&mut self, contact: u32) -> Result<u32> {
+        let added = self.grow(1, Some(contact)).await?;
+        added.first().copied().ok_or_else(|| Problem::new(Code::Other, "no node was added"))
+    }
+
+    /// Adds nodes that join through one that runs, any of them where none is named.
+    async fn grow(&mut self, count: u32, contact: Option<u32>) -> Result<Vec<u32>> {
         let (lock, mut state) = self.dir.open().await?;
         check_count(count)?;
         let total = state.nodes.len() as u32 + count;
@@ -75,7 +89,7 @@ impl Cluster {
             return Err(Problem::new(Code::Conflict, "no node of this network runs, so nobody can let another one in")
                 .hint(self.dir.hint("up --detach")));
         }
-        let new = self.make(&lock, &mut state, count).await?;
+        let new = self.make(&lock, &mut state, count, contact).await?;
         state.wanted = state.wanted.max(state.nodes.len() as u32);
         lock.save(&state)?;
         drop(lock);
@@ -119,7 +133,7 @@ impl Cluster {
     }
 
     /// Makes new nodes and starts them; returns their indices once each is ready.
-    async fn make(&mut self, lock: &Locked, state: &mut State, count: u32) -> Result<Vec<u32>> {
+    async fn make(&mut self, lock: &Locked, state: &mut State, count: u32, contact: Option<u32>) -> Result<Vec<u32>> {
         let mut made = Vec::new();
         if count > 0 && state.nodes.is_empty() {
             // Alone, because the others need its ticket, which needs its address.
@@ -130,7 +144,7 @@ impl Cluster {
         if rest == 0 {
             return Ok(made);
         }
-        let ticket = self.ticket_file(lock, state).await?;
+        let ticket = self.ticket_file(lock, state, contact).await?;
         let mut batch = Vec::new();
         for _ in 0..rest {
             batch.push(self.prepare(lock, state, Some(ticket.path())).await?);
@@ -253,14 +267,13 @@ impl Cluster {
         join_all(waits).await.into_iter().try_for_each(|met| met.map(|_| ()))
     }
 
-    /// Any running node's ticket, in a file that only this user can read and that is removed after use.
-    async fn ticket_file(&self, lock: &Locked, state: &State) -> Result<TicketFile> {
-        let running = state.indices(Condition::Running);
-        let Some(index) = running.first() else {
+    /// The ticket of a running node, of any where none is named, in a file that only this user can read and that is removed after use.
+    async fn ticket_file(&self, lock: &Locked, state: &State, contact: Option<u32>) -> Result<TicketFile> {
+        let Some(index) = contact.or_else(|| state.indices(Condition::Running).first().copied()) else {
             return Err(Problem::new(Code::Conflict, "no node runs, so nobody can let another one in"));
         };
-        let client = self.client(*index);
-        let ticket = answered(ANSWER_LIMIT, client.ticket()).await.map_err(|problem| at_node(*index, problem))?.ticket;
+        let client = self.client(index);
+        let ticket = answered(ANSWER_LIMIT, client.ticket()).await.map_err(|problem| at_node(index, problem))?.ticket;
         lock.write_ticket(&ticket)
     }
 

@@ -45,3 +45,84 @@ fn what_cannot_be_recorded_is_said_before_anything_is_measured() {
     assert_eq!(output.status.code(), Some(2), "{}", said(&output));
     assert!(said(&output).contains("/nonexistent/results.jsonl"), "{}", said(&output));
 }
+
+/// Runs `bench members`, in which nothing may fail, on so few nodes and for so short that the figures mean nothing; names of
+/// what was measured and promised, and what was skipped.
+fn members(line: &str) -> serde_json::Value {
+    cli_bin();
+    let net = Net::new();
+    std::fs::create_dir(net.dir()).expect("a writable folder");
+    let output = net.command(&format!("bench members {line}")).output().expect("p2p-testnet runs");
+    assert!(output.status.success(), "{}", said(&output));
+    assert_eq!(std::fs::read_dir(net.dir()).expect("a folder").count(), 0, "nothing is left");
+    let leftover = std::fs::read_dir("/proc").expect("it is mounted").flatten().find(|process| {
+        let line = std::fs::read(process.path().join("cmdline")).unwrap_or_default();
+        String::from_utf8_lossy(&line).contains(net.dir().to_str().expect("text"))
+    });
+    assert!(leftover.is_none(), "{leftover:?} is left");
+    serde_json::from_slice(&output.stdout).expect("one document")
+}
+
+/// The figures of a row, which has to be there.
+fn samples(report: &serde_json::Value, name: &str) -> Vec<f64> {
+    let rows = report["rows"].as_array().expect("rows");
+    let row = rows.iter().find(|row| row["name"] == name).unwrap_or_else(|| panic!("no {name} in {report}"));
+    row["samples"].as_array().expect("figures").iter().map(|figure| figure.as_f64().expect("a number")).collect()
+}
+
+fn promised(report: &serde_json::Value, name: &str) -> bool {
+    report["verdicts"].as_array().expect("a list").iter().any(|verdict| verdict["name"] == name)
+}
+
+#[test]
+fn nodes_are_killed_stopped_and_heard_and_each_time_is_a_figure() {
+    let report = members("--nodes 5 --kills 2 --stalls 1 --silents 1 --repeats 1 --only kills,stalls,silent,said");
+    assert_eq!(report["groups"], serde_json::json!(["kills", "stalls", "silent", "said"]));
+    assert_eq!((&report["nodes"], &report["kills"]), (&5.into(), &2.into()));
+    assert_eq!(samples(&report, "kill -9 seen by the last node").len(), 2);
+    assert_eq!(samples(&report, "kill -9 not seen within 10 s"), [0.0]);
+    assert!(samples(&report, "stall").iter().all(|seconds| *seconds >= 2.0));
+    for name in ["SIGSTOP seen by the last node", "SIGCONT seen by the last node"] {
+        assert_eq!(samples(&report, name).len(), 1, "{name}");
+    }
+    for name in ["tag", "leave", "restart", "join"] {
+        let name = format!("{name} seen by the last node");
+        assert!(samples(&report, &name).iter().all(|seconds| *seconds > 0.0), "{name}");
+        assert!(promised(&report, &format!("{name}, slowest")), "{report}");
+    }
+    for name in ["kill -9 seen by every other node, p99", "stalls of 2 s, members taken for down"] {
+        assert!(promised(&report, name), "{name}: {report}");
+    }
+}
+
+#[test]
+fn networks_fall_apart_rest_starve_and_find_content_and_each_is_measured() {
+    let report = members(
+        "--nodes 5 --apart-time 20s --rest-time 1s --starve-time 2s --only idle,restart,apart,hops,starved,serf",
+    );
+    assert_eq!(samples(&report, "idle, resident memory by node").len(), 5);
+    assert_eq!(samples(&report, "idle, connections by node"), [4.0; 5], "so few are all connected");
+    assert!(samples(&report, "cut in halves, of the other half lost")[0] > 0.0, "the cut was noticed");
+    assert_eq!(samples(&report, "gets and puts without a lookup"), [100.0]);
+    for name in [
+        "idle, share of a core, mean",
+        "start of all, until all are alive for all",
+        "heal, until all are alive for all",
+        "first get of 4 KiB without a link, in the node, p99",
+        "get of 4 KiB over an open link, in the node, p99",
+        "starved, members taken for down",
+    ] {
+        assert!(promised(&report, name), "{name}: {report}");
+    }
+    let skipped = report["skipped"].as_array().expect("a list");
+    let has_serf = report["rows"].to_string().contains("Serf");
+    assert!(has_serf != skipped.iter().any(|line| line.to_string().contains("serf")), "measured or said: {report}");
+}
+
+#[test]
+fn more_or_less_than_can_be_measured_is_refused() {
+    let net = Net::new();
+    for line in ["--nodes 3", "--kills 0", "--only everything"] {
+        net.refused(&format!("bench members {line}"), 2);
+    }
+}

@@ -5,13 +5,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
-use p2p_api::types::PutResult;
 use p2p_api::{Code, Problem};
 
-use super::net::Net;
-use super::table::{Target, Unit, judge};
 use super::{Bench, Source};
 use crate::Result;
+use crate::bench::net::{Net, get, must_be, put};
+use crate::bench::table::{Target, Unit, judge};
 use crate::http::Connection;
 use crate::programs::{limit, run};
 use crate::workload::content;
@@ -37,7 +36,7 @@ const BY_CLI: &str = "puts of 4 KiB, one p2p-cli after the other";
 const BY_HTTP: &str = "puts of 4 KiB, HTTP, 16 in flight";
 
 pub(super) async fn measure(bench: &mut Bench) -> Result<()> {
-    bench.need_room(u64::from(bench.options.small_files) * LEN as u64 * 8, "storing small files")?;
+    bench.need_room(u64::from(bench.own.options.small_files) * LEN as u64 * 8, "storing small files")?;
     let seed = bench.seed;
     gets(bench, seed).await?;
     puts(bench, seed).await?;
@@ -58,7 +57,7 @@ async fn gets(bench: &mut Bench, seed: u64) -> Result<()> {
     for address in addresses.iter().take(WARM_GETS as usize) {
         get(&mut connection, address).await?;
     }
-    for _ in 0..bench.options.runs {
+    for _ in 0..bench.own.options.runs {
         bench.settle(LEN as u64).await?;
         let before = get_times(&net, reader).await?;
         let started = Instant::now();
@@ -83,22 +82,13 @@ async fn get_times(net: &Net, node: u32) -> Result<crate::metrics::Histogram> {
     net.metrics(node).await?.histogram("p2p_get_first_byte_seconds")
 }
 
-async fn get(connection: &mut Connection, address: &str) -> Result<()> {
-    let path = format!("/v1/content/{address}?cache=false");
-    let body = connection.request("GET", &path, &[], b"").await?.success()?;
-    if blake3::hash(&body).to_hex().as_str() == address {
-        return Ok(());
-    }
-    Err(Problem::new(Code::Integrity, format!("other bytes came back for {address}")))
-}
-
 /// Puts on one lone node, by turns in both ways; it keeps what earlier rounds put.
 async fn puts(bench: &mut Bench, seed: u64) -> Result<()> {
-    let per_round = u64::from(bench.options.small_files / bench.options.runs);
+    let per_round = u64::from(bench.own.options.small_files / bench.own.options.runs);
     let mut net = bench.net(1).await?;
     let files = bench.dir().join("small");
     std::fs::create_dir(&files).map_err(|error| crate::state::failed("no folder for small files", &files, &error))?;
-    for round in 0..u64::from(bench.options.runs) {
+    for round in 0..u64::from(bench.own.options.runs) {
         let name = NAMES + GETS + 2 * round * per_round;
         let sources = small_files(&files, seed, name, per_round)?;
         bench.settle(per_round * LEN as u64).await?;
@@ -140,8 +130,7 @@ async fn put_by_http(net: &Net, node: u32, seed: u64, first: u64, count: u64) ->
                 }
                 let bytes = bytes(seed, first + number);
                 let address = blake3::hash(&bytes).to_hex().to_string();
-                let answer = connection.request("POST", "/v1/content", &[], &bytes).await?.success()?;
-                must_be(&answer, &address)?;
+                put(&mut connection, &bytes, &address).await?;
                 addresses.push(address);
             }
         })
@@ -151,17 +140,6 @@ async fn put_by_http(net: &Net, node: u32, seed: u64, first: u64, count: u64) ->
         addresses.extend(worker.await.map_err(|error| Problem::new(Code::Other, error.to_string()))??);
     }
     Ok(addresses)
-}
-
-/// Makes sure that an answer to a put says this address, and that enough copies were acknowledged.
-fn must_be(answer: &[u8], address: &str) -> Result<()> {
-    let result: PutResult = serde_json::from_slice(answer)
-        .map_err(|error| Problem::new(Code::Other, format!("the answer to a put cannot be read: {error}")))?;
-    match result.problem {
-        Some(problem) => Err(problem),
-        None if result.address == address => Ok(()),
-        None => Err(Problem::new(Code::Integrity, format!("{address} was put, and the node says {}", result.address))),
-    }
 }
 
 fn bytes(seed: u64, name: u64) -> Vec<u8> {

@@ -3,8 +3,8 @@
 use p2p_api::{Code, Problem};
 
 use super::Bench;
-use super::table::{Target, Unit, judge};
 use crate::Result;
+use crate::bench::table::{Target, Unit, judge};
 use crate::http::Connection;
 use crate::workload::{Dice, content};
 
@@ -23,14 +23,14 @@ const MOVED: &str = "a range of 1 MiB of a file of 3 GiB moves";
 pub(super) async fn measure(bench: &mut Bench) -> Result<()> {
     bench.need_room(ROOM, "a part of a file of 3 GiB")?;
     let source = bench.fresh_file(FILE_LEN)?;
-    let name = bench.contents;
+    let name = bench.own.contents;
     let mut net = bench.net(1).await?;
     net.programs.put(&net.home(0), &source.path, source.len).await?;
     let hash = source.hash.clone();
     source.remove()?;
     let reader = net.add().await?;
     let mut dice = Dice::of_part(bench.seed, name);
-    for round in 0..bench.options.runs {
+    for round in 0..bench.own.options.runs {
         net.must_be_empty(reader).await?;
         // The first part begins with a leaf, the others anywhere, most of them across two.
         let start = dice.roll(FILE_LEN - PART_LEN);

@@ -4,11 +4,11 @@ use p2p_api::bench::Measured;
 use p2p_api::{Code, Problem};
 
 use super::kubo::Kubo;
-use super::net::Net;
 use super::others::Others;
-use super::table::{Target, Unit, judge};
 use super::{Bench, Group, Source, mib_per_s, per_gib};
 use crate::Result;
+use crate::bench::net::Net;
+use crate::bench::table::{Target, Unit, judge};
 use crate::workload::hash_file;
 
 /// Room on the disk that a round takes, as a multiple of the file: it, the stores of two nodes and of two of others, logs,
@@ -47,11 +47,11 @@ const ALONE: [(&[&str], bool, &[&str]); 6] = [
 ];
 
 pub(super) async fn measure(bench: &mut Bench) -> Result<()> {
-    bench.need_room(ROOM * bench.options.size, "moving the file")?;
+    bench.need_room(ROOM * bench.own.options.size, "moving the file")?;
     let mut others = if bench.wants(Group::Others) { Others::find(bench) } else { Others::default() };
-    for round in 1..=bench.options.runs {
-        (bench.say)(&format!("round {round} of {}", bench.options.runs));
-        let source = bench.fresh_file(bench.options.size)?;
+    for round in 1..=bench.own.options.runs {
+        (bench.say)(&format!("round {round} of {}", bench.own.options.runs));
+        let source = bench.fresh_file(bench.own.options.size)?;
         let alone = stages_alone(bench).await?;
         if bench.wants(Group::Put) || bench.wants(Group::Get) {
             ours(bench, &source).await?;
@@ -117,7 +117,7 @@ async fn stages_alone(bench: &mut Bench) -> Result<Vec<Measured>> {
         if !needed {
             continue;
         }
-        let size = bench.options.size;
+        let size = bench.own.options.size;
         bench.settle(size).await?;
         let dir = on_disk.then(|| bench.dir().to_owned());
         let measured = bench.programs.stages(args, dir.as_deref(), size).await?;

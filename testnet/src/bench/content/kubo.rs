@@ -8,11 +8,11 @@ use std::path::{Path, PathBuf};
 use p2p_api::{Code, Problem};
 use tokio::process::{Child, Command};
 
-use super::others::{check, make, serve};
-use super::table::Unit;
+use super::others::{check, make};
 use super::{Bench, Source, mib_per_s};
 use crate::Result;
-use crate::programs::{limit, run};
+use crate::bench::table::Unit;
+use crate::programs::{limit, run, serve};
 
 /// Settings of both repositories, as JSON.
 const CONFIG: [(&str, &str); 7] = [

@@ -8,10 +8,10 @@ use p2p_api::types::Faults;
 use p2p_api::{Code, Problem};
 use tokio_util::io::ReaderStream;
 
-use super::net::Net;
-use super::table::{Target, Unit, judge};
 use super::{Bench, Group, Source};
 use crate::Result;
+use crate::bench::net::Net;
+use crate::bench::table::{Target, Unit, judge};
 use crate::state::failed;
 use crate::workload::hash_file;
 
@@ -54,7 +54,7 @@ pub(super) async fn measure(bench: &mut Bench) -> Result<()> {
 /// One source beside three.
 async fn several(bench: &mut Bench, source: &Source) -> Result<()> {
     let mut world = World::up(bench, source, GOOD).await?;
-    for _ in 0..bench.options.runs {
+    for _ in 0..bench.own.options.runs {
         world.alive(1).await?;
         let one = world.get(bench, source).await?;
         bench.add(ONE, Unit::S, one.seconds);
@@ -74,7 +74,7 @@ async fn several(bench: &mut Bench, source: &Source) -> Result<()> {
 async fn faulty(bench: &mut Bench, source: &Source) -> Result<()> {
     let mut world = World::up(bench, source, GOOD + 1).await?;
     let bad = GOOD;
-    for _ in 0..bench.options.runs {
+    for _ in 0..bench.own.options.runs {
         world.alive(GOOD).await?;
         let without = world.get(bench, source).await?;
         bench.add(WITHOUT, Unit::S, without.seconds);

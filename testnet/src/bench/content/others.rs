@@ -4,24 +4,17 @@
 //! not ours to guess.
 
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
-use std::time::Duration;
 
 use p2p_api::{Code, Problem};
-use tokio::io::{AsyncBufReadExt, BufReader};
-use tokio::process::{Child, Command};
-use tokio::time::timeout;
+use tokio::process::Command;
 
 use super::kubo::Kubo;
-use super::table::Unit;
 use super::{Bench, Source, mib_per_s};
 use crate::Result;
-use crate::programs::{is_installed, limit, run};
+use crate::bench::table::Unit;
+use crate::programs::{is_installed, limit, run, serve};
 use crate::state::failed;
 use crate::workload::hash_file;
-
-/// Longest wait for a program that serves to say that it does.
-const SERVES_LIMIT: Duration = Duration::from_secs(60);
 
 /// The programs that are there. One that fails once is left out of the rounds that follow.
 #[derive(Default)]
@@ -110,29 +103,6 @@ async fn sendme(bench: &mut Bench, source: &Source, folder: &Path) -> Result<()>
     Ok(())
 }
 
-/// Starts a program that serves until it is dropped, and waits for the line that tells what is needed to use it.
-pub(super) async fn serve(mut command: Command, wanted: fn(&str) -> Option<String>) -> Result<(Child, String)> {
-    let name = command.as_std().get_program().to_string_lossy().into_owned();
-    let problem = |what: &str| Problem::new(Code::Other, format!("{name} {what}"));
-    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).kill_on_drop(true);
-    let mut child = command.spawn().map_err(|error| problem(&format!("cannot be run: {error}")))?;
-    let stdout = child.stdout.take().ok_or_else(|| problem("has no output"))?;
-    let mut lines = BufReader::new(stdout).lines();
-    let told = async {
-        while let Ok(Some(line)) = lines.next_line().await {
-            if let Some(told) = wanted(&line) {
-                return Some(told);
-            }
-        }
-        None
-    };
-    let told = timeout(SERVES_LIMIT, told).await.map_err(|_| problem("does not say that it serves"))?;
-    let told = told.ok_or_else(|| problem("ended instead of serving"))?;
-    // Nobody reads on: what it prints from now on must not hold it up, and a closed pipe must not end it.
-    tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
-    Ok((child, told))
-}
-
 /// Makes sure that the same bytes came back.
 pub(super) fn check(path: &Path, source: &Source) -> Result<()> {
     let hash = tokio::task::block_in_place(|| hash_file(path))?;
@@ -147,27 +117,5 @@ pub(super) fn make(path: PathBuf) -> Result<PathBuf> {
     match std::fs::create_dir_all(&path) {
         Ok(()) => Ok(path),
         Err(error) => Err(failed("a folder cannot be made", &path, &error)),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test]
-    async fn a_server_is_used_as_it_says_and_ends_when_dropped() {
-        let mut command = Command::new("sh");
-        command.args(["-c", "echo starting; echo ticket 7; exec sleep 600"]);
-        let wanted = |line: &str| line.strip_prefix("ticket ").map(str::to_owned);
-        let (mut child, told) = serve(command, wanted).await.expect("it serves");
-        assert_eq!(told, "7");
-        assert!(child.try_wait().expect("our own child").is_none());
-    }
-
-    #[tokio::test]
-    async fn a_server_that_ends_is_no_server() {
-        let mut command = Command::new("sh");
-        command.args(["-c", "echo nothing"]);
-        assert!(serve(command, |_| None).await.is_err());
     }
 }
