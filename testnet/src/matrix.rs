@@ -98,7 +98,8 @@ impl Matrix {
         }
     }
 
-    fn verdict(&self) -> String {
+    /// Whether all agree; if not, who is wrong about whom.
+    pub fn verdict(&self) -> String {
         if self.agreed {
             let running = self.running.len();
             return format!("agreed: each of {running} running nodes takes exactly these for alive");

@@ -68,6 +68,8 @@ pub struct Memory {
     pub now: u64,
     /// The most so far.
     pub peak: u64,
+    /// What of it no file holds, such as that of the program, which all of its processes share.
+    pub own: u64,
 }
 
 impl Memory {
@@ -79,7 +81,7 @@ impl Memory {
             let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
             Some(kib << 10)
         };
-        Some(Self { now: field("VmRSS")?, peak: field("VmHWM")? })
+        Some(Self { now: field("VmRSS")?, peak: field("VmHWM")?, own: field("RssAnon")? })
     }
 }
 

@@ -33,8 +33,10 @@ pub(super) async fn measure(bench: &mut Bench, world: &World) -> Result<()> {
     }
     let mut memory = Vec::new();
     for (node, process) in running.iter().zip(&processes) {
-        let resident = Memory::of(process.pid).ok_or_else(|| gone(*node))?.now as f64 / f64::from(1 << 20);
+        let Memory { now, own, .. } = Memory::of(process.pid).ok_or_else(|| gone(*node))?;
+        let [resident, own] = [now, own].map(|bytes| bytes as f64 / f64::from(1 << 20));
         bench.add("idle, resident memory by node", Unit::Mib, resident);
+        bench.add("idle, of that not of the program's file, by node", Unit::Mib, own);
         let connections = process.connections().ok_or_else(|| gone(*node))?;
         bench.add("idle, connections by node", Unit::Count, connections as f64);
         memory.push(resident);

@@ -38,7 +38,7 @@ pub(super) async fn apart(bench: &mut Bench) -> Result<()> {
     world.watches.forget();
     let from = SystemTime::now();
     world.net.cluster.heal().await?;
-    let agreed = until_agreed(&world, from).await?;
+    let agreed = until_agreed(bench, &world, from).await?;
     bench.promise("heal, until all are alive for all", Unit::S, agreed, 30.0);
     world.down().await
 }
@@ -53,17 +53,22 @@ pub(super) async fn restart(bench: &mut Bench, world: &mut World) -> Result<()> 
     world.net.cluster.raise(None).await?;
     let starts = nodes.iter().map(|node| world.started(*node)).collect::<Result<Vec<_>>>()?;
     let last = starts.into_iter().max().unwrap_or_else(SystemTime::now);
-    let agreed = until_agreed(world, last).await?;
+    let agreed = until_agreed(bench, world, last).await?;
     bench.promise("start of all, until all are alive for all", Unit::S, agreed, 10.0);
     Ok(())
 }
 
 /// Waits until all agree; how long after a time the last of them has come to take another for alive, and the whole wait
 /// where they do not agree.
-async fn until_agreed(world: &World, from: SystemTime) -> Result<f64> {
+async fn until_agreed(bench: &Bench, world: &World, from: SystemTime) -> Result<f64> {
     let deadline = Instant::now() + AGREE_LIMIT;
-    while !Matrix::of(world.net.cluster.dir()).await?.agreed {
+    loop {
+        let matrix = Matrix::of(world.net.cluster.dir()).await?;
+        if matrix.agreed {
+            break;
+        }
         if Instant::now() >= deadline {
+            (bench.say)(&matrix.verdict());
             return Ok(AGREE_LIMIT.as_secs_f64());
         }
         sleep(LOOK_PERIOD).await;
