@@ -34,8 +34,9 @@ fn everybody_is_asked_about_everybody() {
 
     net.run("kill 3");
     let view = json!({"0": "alive", "1": "alive", "2": "alive", "3": "down"});
-    let killed = until(&net, |matrix| matrix["agreed"] == true);
-    assert_eq!(killed["views"], json!({"0": view, "1": view, "2": view}), "who is down says nothing");
+    // Who is down says nothing. On the way there it is suspect, in which all may agree too.
+    let views = json!({"0": view, "1": view, "2": view});
+    assert_eq!(until(&net, |matrix| matrix["views"] == views)["agreed"], true);
 
     net.run("partition 0");
     let cut = until(&net, |matrix| matrix["views"]["0"]["1"] != "alive" && matrix["views"]["1"]["0"] == "down");
