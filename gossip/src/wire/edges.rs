@@ -16,10 +16,10 @@ use futures::stream::FuturesUnordered;
 use libp2p::PeerId;
 use libp2p::core::transport::PortUse;
 use libp2p::core::{ConnectedPoint, Endpoint, Multiaddr};
-use libp2p::swarm::behaviour::{ConnectionClosed, ConnectionEstablished};
+use libp2p::swarm::behaviour::{ConnectionClosed, ConnectionEstablished, DialFailure};
 use libp2p::swarm::dial_opts::{DialOpts, PeerCondition};
 use libp2p::swarm::{
-    CloseConnection, ConnectionDenied, ConnectionId, FromSwarm, NetworkBehaviour, NotifyHandler, Stream,
+    CloseConnection, ConnectionDenied, ConnectionId, DialError, FromSwarm, NetworkBehaviour, NotifyHandler, Stream,
     StreamProtocol, THandler, THandlerInEvent, THandlerOutEvent, ToSwarm,
 };
 use tokio::sync::oneshot;
@@ -173,7 +173,7 @@ impl Edges {
         }
     }
 
-    /// The swarm could not make a connection: the dial that this was, if somebody waits for it.
+    /// The swarm could not make a connection, as it tells its owner: the dial that this was, if somebody waits for it.
     pub fn dial_failed(&mut self, connection: ConnectionId) -> Option<Dial> {
         let dial = self.dials.remove(&connection)?;
         self.reserved.remove(connection);
@@ -200,6 +200,25 @@ impl Edges {
         self.opening.push(Box::pin(async move { (connection, opened.await.unwrap_or(Err(OpenError::Stopped))) }));
         let handler = NotifyHandler::One(connection);
         self.events.push_back(ToSwarm::NotifyHandler { peer_id: peer, handler, event: reply });
+    }
+
+    /// A dial that did not even begin, of which the swarm tells nobody else.
+    fn on_dial_failure(&mut self, connection: ConnectionId, error: &DialError) {
+        let is_told = !matches!(
+            error,
+            DialError::NoAddresses
+                | DialError::DialPeerConditionFalse(_)
+                | DialError::Aborted
+                | DialError::LocalPeerId { .. }
+                | DialError::Denied { .. }
+        );
+        if is_told {
+            return;
+        }
+        if let Some(Dial { peer, keep, .. }) = self.dial_failed(connection) {
+            tracing::debug!(%peer, %error, "no edge");
+            self.tell(if keep { EdgeEvent::Failed(peer) } else { EdgeEvent::Reached(peer, None) });
+        }
     }
 
     fn on_closed(&mut self, connection: ConnectionId) {
@@ -289,6 +308,9 @@ impl NetworkBehaviour for Edges {
                 self.on_established(connection_id, endpoint);
             }
             FromSwarm::ConnectionClosed(ConnectionClosed { connection_id, .. }) => self.on_closed(connection_id),
+            FromSwarm::DialFailure(DialFailure { connection_id, error, .. }) => {
+                self.on_dial_failure(connection_id, error)
+            }
             _ => {}
         }
     }
@@ -324,5 +346,81 @@ impl NetworkBehaviour for Edges {
             }
             return Poll::Pending;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::future::poll_fn;
+
+    use super::*;
+
+    fn edges() -> Edges {
+        Edges::new(StreamProtocol::new("/test"), Duration::from_secs(1))
+    }
+
+    /// The next thing that the swarm is to do or to tell.
+    async fn next(edges: &mut Edges) -> ToSwarm<EdgeEvent, Reply> {
+        poll_fn(|cx| edges.poll(cx)).await
+    }
+
+    async fn dialed(edges: &mut Edges) -> ConnectionId {
+        match next(edges).await {
+            ToSwarm::Dial { opts } => opts.connection_id(),
+            other => panic!("no dial: {other:?}"),
+        }
+    }
+
+    fn nothing_is_left(edges: &Edges) -> bool {
+        edges.dials.is_empty() && edges.edges.is_empty() && edges.reserved.lock().is_empty()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_dial_that_does_not_begin_is_told_at_once_and_nothing_is_left_of_it() {
+        let (mut edges, peer) = (edges(), PeerId::random());
+        for keep in [true, false] {
+            if keep {
+                edges.dial(peer, Vec::new())
+            } else {
+                edges.reach(peer, Vec::new())
+            }
+            let connection_id = dialed(&mut edges).await;
+            assert!(edges.reserved().contains(connection_id));
+            let error = DialError::NoAddresses;
+            let failure = DialFailure { peer_id: Some(peer), connection_id, error: &error };
+            edges.on_swarm_event(FromSwarm::DialFailure(failure));
+            let told = next(&mut edges).await;
+            match keep {
+                true => assert!(matches!(told, ToSwarm::GenerateEvent(EdgeEvent::Failed(failed)) if failed == peer)),
+                false => assert!(matches!(told, ToSwarm::GenerateEvent(EdgeEvent::Reached(_, None)))),
+            }
+            assert!(nothing_is_left(&edges));
+            assert_eq!(edges.dial_failed(connection_id), None, "told once");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_dial_that_takes_too_long_is_given_up_and_closed_when_it_comes_all_the_same() {
+        let (mut edges, peer) = (edges(), PeerId::random());
+        edges.dial(peer, vec!["/ip4/192.0.2.1/tcp/1".parse().expect("an address")]);
+        let connection_id = dialed(&mut edges).await;
+        let told = next(&mut edges).await;
+        assert!(matches!(told, ToSwarm::GenerateEvent(EdgeEvent::Failed(failed)) if failed == peer), "after a second");
+        let endpoint = ConnectedPoint::Dialer {
+            address: "/ip4/192.0.2.1/tcp/1".parse().expect("an address"),
+            role_override: Endpoint::Dialer,
+            port_use: PortUse::New,
+        };
+        let established = ConnectionEstablished {
+            peer_id: peer,
+            connection_id,
+            endpoint: &endpoint,
+            failed_addresses: &[],
+            other_established: 0,
+        };
+        edges.on_swarm_event(FromSwarm::ConnectionEstablished(established));
+        assert!(matches!(next(&mut edges).await, ToSwarm::CloseConnection { peer_id, .. } if peer_id == peer));
+        edges.on_closed(connection_id);
+        assert!(nothing_is_left(&edges));
     }
 }
