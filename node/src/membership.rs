@@ -489,6 +489,7 @@ impl Membership {
                 }
             }
         }
+        self.trust_again();
         self.shown.set_complete(self.machine.is_complete(self.now()));
         self.counters.take(self.machine.counters());
     }

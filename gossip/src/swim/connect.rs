@@ -94,6 +94,7 @@ impl<K: Keys> Machine<K> {
         link.waiting = None;
         (link.lateness, link.completed_at) = (Lateness::anew(at.now), at.now);
         link.next = at.now + if link.first { phase } else { slack };
+        self.try_to_reach(member);
     }
 
     /// Sends something once connected, dialing if need be; says whether it will be tried.

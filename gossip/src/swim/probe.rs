@@ -68,7 +68,7 @@ impl<K: Keys> Machine<K> {
             link.brief_until = link.brief_until.max(at.now + config.period * 2 + config.answer_max);
         }
         self.send(from, Message::Ack(number, self.members.digest()));
-        self.exchanged(from);
+        self.try_to_reach(from);
         self.compare_digest(at, from, digest, false);
     }
 
@@ -94,14 +94,13 @@ impl<K: Keys> Machine<K> {
         }
         self.health.better();
         self.confirm_refusals(at, from, waiting.sent);
-        self.exchanged(from);
+        self.try_to_reach(from);
         self.compare_digest(at, from, digest, false);
     }
 
-    /// An exchange with a member has come to its end.
-    pub(super) fn exchanged(&mut self, member: Member) {
+    /// Finds out whether a member that is watched can be reached at its address: afterwards a refusal would mean nothing.
+    pub(super) fn try_to_reach(&mut self, member: Member) {
         let Some(link) = self.links.get_mut(member).filter(|link| link.ring) else { return };
-        // It is to be known beforehand whether its address can be reached: afterwards a refusal would mean nothing.
         if link.reached != link.heard && link.tried != link.heard {
             link.tried = link.heard;
             self.effects.push(Effect::Reach(member));
@@ -224,7 +223,7 @@ impl<K: Keys> Machine<K> {
                         self.ping(at, member);
                     }
                 }
-                self.exchanged(member);
+                self.try_to_reach(member);
             }
             None if link.next <= at.now && link.is_watched() => {
                 let is_late = !link.first && link.missing.is_none();

@@ -37,6 +37,8 @@ pub(crate) struct Standing {
 /// What is shown of everybody.
 pub(super) struct Shown {
     members: BTreeMap<Member, One>,
+    /// Those who are shown as suspect: what this node holds against them may expire without an event.
+    doubted: BTreeSet<Member>,
     events: Arc<MemberEvents>,
     ever_met: bool,
     complete: bool,
@@ -53,6 +55,7 @@ impl Shown {
     pub(super) fn new(me: PeerId, generation: u64, ever_met: bool) -> Self {
         Self {
             members: BTreeMap::new(),
+            doubted: BTreeSet::new(),
             events: Arc::new(MemberEvents::new(me.to_string(), generation)),
             ever_met,
             complete: false,
@@ -80,17 +83,23 @@ impl Shown {
 
     pub(super) fn forget(&mut self, member: Member) {
         self.members.remove(&member);
+        self.doubted.remove(&member);
         self.changed = true;
     }
 
     pub(super) fn forget_all(&mut self) {
         self.members.clear();
+        self.doubted.clear();
         (self.ever_met, self.changed) = (false, true);
     }
 
     /// Takes note of what a member is now; what it was and said before.
     fn note(&mut self, member: Member, state: State, claims: Option<Claims>) -> Option<(State, Option<Claims>)> {
         self.changed = true;
+        match state {
+            State::Suspect => self.doubted.insert(member),
+            State::Alive | State::Down | State::Left => self.doubted.remove(&member),
+        };
         match self.members.get_mut(&member) {
             None => {
                 self.members.insert(member, One { state, since: SystemTime::now(), claims });
@@ -176,6 +185,16 @@ impl Membership {
             if let Some(state) = self.machine.state(member) {
                 self.shown.note(member, state, Some(claims));
             }
+        }
+    }
+
+    /// Takes note of who is not doubted any more.
+    pub(super) fn trust_again(&mut self) {
+        let is_trusted = |member: &Member| self.machine.state(*member) == Some(State::Alive);
+        let trusted: Vec<Member> = self.shown.doubted.iter().copied().filter(is_trusted).collect();
+        for member in trusted {
+            self.shown.note(member, State::Alive, None);
+            self.tell(member, MemberEventKind::Trust, Vec::new());
         }
     }
 
