@@ -152,11 +152,11 @@ impl<K: Keys> Machine<K> {
         self.doubt(at, member, fact.clone());
     }
 
-    /// Whether this node has heard a member lately of which one accuser alone says that it has been silent for long: then it
-    /// asks first. Three who say so may be right though it is heard by a fourth.
+    /// Whether this node has heard a member lately of which one accuser alone says that it has been silent for long, or could
+    /// never be met: then it asks first. Three who say so may be right though it is heard by a fourth.
     fn knows_better(&self, at: &At, member: Member, down: &Down) -> bool {
         let heard_from = at.now.before(self.config.period * 2);
-        self.decides(at, member, down) == Some(Cause::LongSilent)
+        matches!(self.decides(at, member, down), Some(Cause::LongSilent | Cause::LongUnmet))
             && self.links.get(member).is_some_and(|link| link.is_met() && link.heard_at > heard_from)
     }
 

@@ -4,11 +4,11 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::config::Config;
-use super::fact::{Cause, Fact};
+use super::fact::{ACCUSATIONS_MAX, Cause, Fact};
 use super::name::{Keys, Member, Name};
 use super::record::{Claims, Record, Status, Version};
 use super::time::Time;
-use super::{At, Description, Effect, Event, Machine, Message, Start, Stop};
+use super::{At, Description, Effect, Event, Machine, Message, Start, Stop, verdict};
 
 /// Who leaves answers for so long at most, that others hear of it from itself.
 const LEAVE_TIME_MAX: std::time::Duration = std::time::Duration::from_secs(3);
@@ -54,6 +54,8 @@ pub(super) struct Own {
     stood_still_at: Option<Time>,
     /// When it last had reason to deny that it is down without having stood still, the latest last.
     accused_at: [Option<Time>; FLAPS_MAX],
+    /// Who gave it reason to, and when last, the latest last.
+    accusers: VecDeque<(Member, Time)>,
     /// Until then it does not deny that it is down: it is not reliable.
     put_out_until: Option<Time>,
     times_put_out: u32,
@@ -87,6 +89,7 @@ impl Own {
             denies_again: false,
             stood_still_at: None,
             accused_at: [None; FLAPS_MAX],
+            accusers: VecDeque::new(),
             put_out_until: None,
             times_put_out: 0,
             put_out_ended: None,
@@ -112,9 +115,19 @@ impl Own {
         self.stood_still_at = Some(now);
     }
 
-    /// It is down for others, or about to be; whether that has come so often that it should stay away for a while, being
-    /// unreliable in a way that it does not see itself.
-    fn is_flapping(&mut self, now: Time, config: &Config) -> bool {
+    /// A member whose business this node is has called it silent, or down.
+    pub(super) fn accused_by(&mut self, accuser: Member, now: Time) {
+        self.accusers.retain(|(other, _)| *other != accuser);
+        self.accusers.push_back((accuser, now));
+        if self.accusers.len() > ACCUSATIONS_MAX {
+            self.accusers.pop_front();
+        }
+    }
+
+    /// It is down for others, or about to be; whether that has come so often, and from as many as could put it down together,
+    /// that it should stay away for a while, being unreliable in a way that it does not see itself. One who says so alone may
+    /// have a bad line, or lie.
+    fn is_flapping(&mut self, now: Time, config: &Config, needed: usize) -> bool {
         let is_recent = |at: Option<Time>, time| at.is_some_and(|at| now.since(at) <= time);
         if is_recent(self.stood_still_at, config.long) {
             return false;
@@ -122,7 +135,8 @@ impl Own {
         self.accused_at.rotate_left(1);
         let [.., last] = &mut self.accused_at;
         *last = Some(now);
-        self.accused_at.into_iter().all(|at| is_recent(at, config.unreliable_time))
+        let accusers = self.accusers.iter().filter(|(_, at)| is_recent(Some(*at), config.unreliable_time)).count();
+        accusers >= needed && self.accused_at.into_iter().all(|at| is_recent(at, config.unreliable_time))
     }
 
     /// Whether it stays away because it was found unreliable.
@@ -194,6 +208,11 @@ impl<K: Keys> Machine<K> {
                 });
             }
             Fact::Down(down) if fact.version() == own.version && !self.own.is_leaving() => {
+                for accuser in down.accusations().iter().filter_map(|word| at.directory.find(&word.accuser)) {
+                    if verdict::may_accuse(at.directory, &self.members, accuser, down.record()) {
+                        self.own.accused_by(accuser, at.now);
+                    }
+                }
                 // Of words that others would not believe none is a reason to stay away.
                 let what = match self.decides(at, self.me, down) {
                     None => Denied::Doubt,
@@ -223,7 +242,10 @@ impl<K: Keys> Machine<K> {
         let put_out = match what {
             // Anybody may ask.
             Denied::Doubt => false,
-            Denied::Down => self.own.is_flapping(at.now, &self.config),
+            Denied::Down => {
+                let needed = Cause::Silent.needed(self.neighbours.len(), self.config.accusers);
+                self.own.is_flapping(at.now, &self.config, needed)
+            }
             Denied::Unreliable => true,
         };
         if put_out {
@@ -234,6 +256,7 @@ impl<K: Keys> Machine<K> {
             let time = self.config.unreliable_time.saturating_mul(1 << self.own.times_put_out.min(TIMES_PUT_OUT_MAX));
             self.own.times_put_out += 1;
             self.own.accused_at = Default::default();
+            self.own.accusers.clear();
             (self.own.put_out_until, self.own.denies_again) = (Some(at.now + time), false);
             return self.event(Event::PutOut);
         }

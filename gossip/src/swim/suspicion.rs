@@ -368,6 +368,7 @@ impl<K: Keys> Machine<K> {
         if !is_fit || !accusation.is_genuine(&self.keys) {
             return;
         }
+        self.own.accused_by(accuser, at.now);
         let word =
             Word { accuser, accusation: accusation.clone(), missed_at: at.now, came_at: at.now, said_at: at.now };
         if !self.cases.add(self.me, version, word) {

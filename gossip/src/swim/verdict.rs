@@ -46,7 +46,7 @@ impl Cause {
     }
 
     /// How many have to say so, where so many watch the member.
-    fn needed(self, watchers: usize, accusers: usize) -> usize {
+    pub(super) fn needed(self, watchers: usize, accusers: usize) -> usize {
         let majority = watchers / 2 + 1;
         let needed = match self {
             Cause::Gone => accusers.min(watchers),
