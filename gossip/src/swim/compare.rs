@@ -130,7 +130,9 @@ impl<K: Keys> Machine<K> {
             if !fact.is_live() {
                 continue;
             }
-            self.take(at, from, fact, false);
+            if !self.take(at, from, fact, false) {
+                return;
+            }
             if let Some(member) = at.directory.find(fact.subject()) {
                 // Where ours is newer they hear it as of anything stale.
                 theirs.push(member);

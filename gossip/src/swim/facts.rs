@@ -74,32 +74,34 @@ impl<K: Keys> Machine<K> {
 
     /// What has just changed.
     pub(super) fn on_news(&mut self, at: &mut At, from: Member, facts: Vec<Arc<Fact>>) {
-        for fact in facts {
-            self.take(at, from, &fact, true);
-        }
+        self.take_all(at, from, &facts, true);
     }
 
     /// What somebody knows.
     pub(super) fn on_known(&mut self, at: &mut At, from: Member, facts: Vec<Arc<Fact>>) {
-        for fact in facts {
-            self.take(at, from, &fact, false);
-        }
+        self.take_all(at, from, &facts, false);
     }
 
-    /// Takes a fact for what it is worth.
-    pub(super) fn take(&mut self, at: &mut At, from: Member, fact: &Arc<Fact>, is_news: bool) {
+    /// Takes facts up to the first that is forged: to find that out costs far more than to send it.
+    fn take_all(&mut self, at: &mut At, from: Member, facts: &[Arc<Fact>], is_news: bool) {
+        let _ = facts.iter().all(|fact| self.take(at, from, fact, is_news));
+    }
+
+    /// Takes a fact for what it is worth; false if it is forged.
+    pub(super) fn take(&mut self, at: &mut At, from: Member, fact: &Arc<Fact>, is_news: bool) -> bool {
         if fact.subject() == at.directory.name(self.me) {
             if !fact.is_genuine(&self.keys) {
                 self.counters.forged += 1;
-                return;
+                return false;
             }
-            return self.on_own_fact(at, from, fact);
+            self.on_own_fact(at, from, fact);
+            return true;
         }
         let known = at.directory.find(fact.subject()).map(|member| (member, self.members.compare(member, fact)));
         let is_unknown = known.is_none_or(|(member, _)| self.members.get(member).is_none());
         if is_unknown && self.members.is_full() {
             self.counters.full += 1;
-            return;
+            return true;
         }
         match known {
             Some((_, Merged::Same)) => {}
@@ -109,7 +111,7 @@ impl<K: Keys> Machine<K> {
             Some((_, Merged::Newer)) | None => {
                 if !fact.is_genuine(&self.keys) {
                     self.counters.forged += 1;
-                    return;
+                    return false;
                 }
                 match &**fact {
                     Fact::Said(_) => self.take_said(at, from, fact, is_news),
@@ -117,6 +119,7 @@ impl<K: Keys> Machine<K> {
                 }
             }
         }
+        true
     }
 
     /// Whoever claims what is not true any more hears what is: otherwise it might never.
@@ -182,7 +185,12 @@ impl<K: Keys> Machine<K> {
     }
 
     pub(super) fn flush_news(&mut self, at: &mut At) {
-        let waiting = std::mem::take(&mut self.news.waiting);
+        let mut waiting = std::mem::take(&mut self.news.waiting);
+        // Of what a member has said since only the last is told: else whoever says ever more would be said by all to all.
+        waiting.retain(|(fact, _)| {
+            let newest = at.directory.find(fact.subject()).and_then(|member| self.members.get(member));
+            newest.is_none_or(|newest| newest.precedence() == fact.precedence())
+        });
         self.news.sent_at = at.now;
         self.news.flush_at = None;
         // That somebody leaves is first in line.

@@ -89,3 +89,31 @@ fn one_member_alone_keeps_no_other_away() {
     node.is_called_silent_by(&[3, 4]);
     assert!(node.machine.is_put_out(), "as many as could put it down have said so");
 }
+
+#[test]
+fn after_the_first_lie_of_a_message_no_other_is_looked_at() {
+    let forged = |n: u8| Arc::new(Fact::Said(Record::sign(claims(n), &StandIn::of(4))));
+    let lies: Vec<Arc<Fact>> = (10..20).map(forged).collect();
+    let all = Box::new([u64::MAX; BUCKETS / 64]);
+    for message in [Message::News(lies.clone()), Message::Known(lies.clone()), Message::Buckets(all, lies)] {
+        let mut node = Node::among(4);
+        node.hear(4, message);
+        assert_eq!((node.machine.counters().forged, node.machine.members().live()), (1, 4));
+    }
+}
+
+#[test]
+fn who_says_ever_more_of_itself_is_told_of_once() {
+    let mut node = Node::among(4);
+    node.now += Duration::from_secs(1);
+    let said = |incarnation| {
+        let version = Version { generation: 2, incarnation };
+        Arc::new(Fact::Said(record(Claims { version, ..claims(2) })))
+    };
+    let effects = node.hear(2, Message::News((0..100).map(said).collect()));
+    let told: Vec<usize> = effects
+        .iter()
+        .filter_map(|effect| if let Effect::Send(_, Message::News(facts)) = effect { Some(facts.len()) } else { None })
+        .collect();
+    assert_eq!(told, [1, 1], "3 and 4, the last record each");
+}
