@@ -64,6 +64,9 @@ const CROSSING_TIME: Duration = Duration::from_secs(2);
 /// Who is still reading so much is not asked for a comparison again.
 const COMPARED_LEN_MAX: usize = 1 << 20;
 
+/// Whoever is hostile is that over and over: it is warned of so often.
+const WARN_PERIOD: Duration = Duration::from_secs(10);
+
 /// How often it is looked which names can be forgotten.
 const SWEEP_PERIOD: Duration = Duration::from_secs(5);
 
@@ -112,6 +115,7 @@ pub(crate) struct Membership {
     /// Members of whom nothing may be kept any more, and since when.
     idle: BTreeMap<Member, Time>,
     sweep_at: Time,
+    warned_at: Option<Time>,
     shown: Shown,
     state: State,
     news: mpsc::Sender<EdgeNews>,
@@ -180,6 +184,7 @@ impl Membership {
             reached: BTreeMap::new(),
             idle: BTreeMap::new(),
             sweep_at: EPOCH,
+            warned_at: None,
             shown,
             state,
             news,
@@ -440,8 +445,18 @@ impl Membership {
         self.handle(net, Input::Frame(member, message));
         if self.machine.counters().forged != forged {
             // Whoever passes something on has checked it.
-            tracing::warn!(%peer, "a member has sent what nobody has signed");
+            self.warn_of_forger(&peer);
             self.cut(net, member);
+        }
+    }
+
+    fn warn_of_forger(&mut self, peer: &PeerId) {
+        let now = self.now();
+        if self.warned_at.is_none_or(|warned_at| now.since(warned_at) >= WARN_PERIOD) {
+            self.warned_at = Some(now);
+            tracing::warn!(%peer, "a member has sent what nobody has signed");
+        } else {
+            tracing::debug!(%peer, "a member has sent what nobody has signed");
         }
     }
 
