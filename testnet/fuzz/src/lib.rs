@@ -5,6 +5,7 @@
 //! found too.
 
 mod claims;
+mod members;
 pub mod memory;
 mod messages;
 mod objects;
@@ -20,10 +21,11 @@ pub struct Target {
 }
 
 /// All promises.
-pub const TARGETS: [Target; 4] = [
+pub const TARGETS: [Target; 5] = [
     // The queue of a link has a place for each frame that fits its credit.
     Target { name: "wire", check: wire::check, allocation_max: 8 << 20 },
     Target { name: "messages", check: messages::check, allocation_max: 64 << 10 },
+    Target { name: "members", check: members::check, allocation_max: 64 << 10 },
     Target { name: "objects", check: objects::check, allocation_max: 256 << 10 },
     Target { name: "claims", check: claims::check, allocation_max: 256 << 10 },
 ];

@@ -35,6 +35,11 @@ proptest! {
     }
 
     #[test]
+    fn a_frame_about_members_is_read_as_it_was_written_or_refused(data in bytes()) {
+        check("members", &data);
+    }
+
+    #[test]
     fn an_object_has_one_name(data in bytes()) {
         check("objects", &data);
     }
