@@ -2,7 +2,8 @@
 //!
 //! For every scenario: the victim lives and does not panic; its memory stays within [`MEMORY_MAX`] of what it takes idle;
 //! files go in and out, through it and by way of it, at [`RATE_MIN`] of the rate without the attack; the counters move that
-//! should; its log does not grow without end; and once the attack is over, its tasks and descriptors are as before.
+//! should; its log does not grow without end; no honest node is down, has left or stays away in the view of any of them; and
+//! once the attack is over, all see each other, and the victim's tasks and descriptors are as before.
 //!
 //! Rates are compared with those of the same cluster right before and right after the attack. The attacker runs on the same
 //! machine, so what it burns is no longer there for the victim, which says nothing about the victim: the attacker's process
@@ -12,6 +13,7 @@ mod attack;
 mod cluster;
 mod process;
 mod rounds;
+mod views;
 
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -49,8 +51,11 @@ const CALM_TIME_MAX: Duration = Duration::from_secs(60);
 pub(crate) fn run(arguments: impl Iterator<Item = String>) -> ExitCode {
     let arguments: Vec<String> = arguments.collect();
     let wanted: Vec<&String> = arguments.iter().filter(|argument| !argument.starts_with('-')).collect();
-    let is_wanted = |name: &str| wanted.is_empty() || wanted.iter().any(|part| name.contains(part.as_str()));
-    let chosen: Vec<&Scenario> = scenarios().filter(|scenario| is_wanted(scenario.name)).collect();
+    let is_wanted = |scenario: &&Scenario| match wanted.is_empty() {
+        true => !scenario.makes_up,
+        false => wanted.iter().any(|part| scenario.name.contains(part.as_str())),
+    };
+    let chosen: Vec<&Scenario> = scenarios().filter(is_wanted).collect();
     if arguments.iter().any(|argument| argument == "--list") {
         chosen.iter().for_each(|scenario| println!("{}: test", scenario.name));
         return ExitCode::SUCCESS;
@@ -89,7 +94,7 @@ async fn judge_all(chosen: &[&Scenario]) -> Vec<String> {
         };
         used += 1;
         let failed = judge(over, scenario).await;
-        if !failed.is_empty() {
+        if !failed.is_empty() || scenario.makes_up {
             failures.extend(failed.into_iter().map(|failure| format!("{}: {failure}", scenario.name)));
             cluster = None;
             used = 0;
@@ -130,7 +135,7 @@ async fn attack(cluster: &mut Cluster, scenario: &Scenario) -> Result<Measured, 
     let during = cluster.victim.metrics().await;
     let done = attacker.stop().await;
     let took = began.elapsed();
-    cluster.calm_down(CALM_TIME_MAX).await?;
+    cluster.calm_down(CALM_TIME_MAX, scenario.makes_up).await?;
     let calm = Rates::measure(cluster, ROUNDS / 2).await;
     let share = rates.share_of(&cluster.calm.joined(&calm));
     rates.failures.extend(calm.failures.iter().map(|failure| format!("after it {failure}")));
@@ -146,7 +151,11 @@ async fn judge(cluster: &mut Cluster, scenario: &Scenario) -> Vec<String> {
         let (log, counters) = (cluster.victim.log_len(), cluster.victim.metrics().await);
         let measured = match attack(cluster, scenario).await {
             Ok(measured) => measured,
-            Err(left) => return vec![format!("{left}: {}", cluster.victim.log_tail())],
+            Err(left) => {
+                failures.push(format!("{left}: {}", cluster.victim.log_tail()));
+                failures.extend(cluster.take_slanders());
+                return failures;
+            }
         };
         let Measured { share, rates, during, done, took } = measured;
         let is_slow = share.least() < RATE_MIN;
@@ -154,6 +163,7 @@ async fn judge(cluster: &mut Cluster, scenario: &Scenario) -> Vec<String> {
         failures.extend(done.complaints);
         failures.extend(unmoved(scenario, took, &counters, &during));
         failures.extend(harm(cluster, log));
+        failures.extend(cluster.take_slanders());
         let judged = duration().is_some();
         if is_slow && judged && n == TRIES {
             failures.push(format!("transfers at {share} of the rate without it"));

@@ -10,9 +10,11 @@ pub(crate) mod door;
 pub(crate) mod floods;
 pub(crate) mod frames;
 pub(crate) mod heads;
+pub(crate) mod members;
 pub(crate) mod numbers;
 pub(crate) mod others;
 pub(crate) mod references;
+pub(crate) mod seat;
 pub(crate) mod silence;
 pub(crate) mod wire;
 
@@ -25,9 +27,9 @@ use std::time::Duration;
 
 use clap::Parser;
 use futures::future::BoxFuture;
-use libp2p::PeerId;
 use libp2p::identity::Keypair;
 use libp2p::multiaddr::Protocol;
+use libp2p::{Multiaddr, PeerId};
 use p2p_gossip::wire::ClusterId;
 use p2p_node::cluster::ClusterKey;
 use p2p_node::ticket::Ticket;
@@ -65,17 +67,24 @@ pub(crate) struct Scenario {
     pub(crate) moves_later: &'static [&'static str],
     /// Whether the victim has to come to it, so that it can.
     pub(crate) is_asked: bool,
+    /// Whether members are made up without end, which no cluster withstands yet: tried only where it is asked for by name, and
+    /// the cluster is of no more use then.
+    pub(crate) makes_up: bool,
     /// Does it, for ever.
     pub(crate) run: fn(Arc<Attack>) -> BoxFuture<'static, ()>,
 }
 
 impl Scenario {
     pub(crate) const fn new(name: &'static str, run: fn(Arc<Attack>) -> BoxFuture<'static, ()>) -> Self {
-        Self { name, moves: &[], moves_later: &[], is_asked: false, run }
+        Self { name, moves: &[], moves_later: &[], is_asked: false, makes_up: false, run }
     }
 
     pub(crate) const fn when_asked(self) -> Self {
         Self { is_asked: true, ..self }
+    }
+
+    pub(crate) const fn making_up(self) -> Self {
+        Self { makes_up: true, ..self }
     }
 
     pub(crate) const fn moving(self, moves: &'static [&'static str]) -> Self {
@@ -103,6 +112,9 @@ pub(crate) fn scenarios() -> impl Iterator<Item = &'static Scenario> {
         floods::SCENARIOS,
         crowds::SCENARIOS,
         answers::SCENARIOS,
+        members::SCENARIOS,
+        members::words::SCENARIOS,
+        members::floods::SCENARIOS,
     ]
     .into_iter()
     .flatten()
@@ -135,11 +147,21 @@ impl Attack {
         say(&format!("complaint: {what}"));
     }
 
+    /// Where the victim is.
+    pub(crate) fn multiaddr(&self) -> Multiaddr {
+        Multiaddr::from(self.address.ip()).with(Protocol::Tcp(self.address.port()))
+    }
+
     /// The key of its identity number `n`.
     pub(crate) fn identity(&self, n: u32) -> Keypair {
+        Keypair::ed25519_from_bytes(self.secret(n)).expect("32 bytes are a key")
+    }
+
+    /// What that key is made of.
+    pub(crate) fn secret(&self, n: u32) -> [u8; 32] {
         let mut hasher = blake3::Hasher::new();
         hasher.update(&self.seed.to_le_bytes()).update(&n.to_le_bytes());
-        Keypair::ed25519_from_bytes(*hasher.finalize().as_bytes()).expect("32 bytes are a key")
+        *hasher.finalize().as_bytes()
     }
 
     /// Bytes that nobody has seen before, the same in every run.

@@ -19,6 +19,7 @@ use tokio::time::Instant;
 
 use super::process::Process;
 use super::rounds::{self, Rates};
+use super::views::Views;
 
 /// Longest wait for a node to be ready, or members to meet.
 const START_TIME_MAX: Duration = Duration::from_secs(60);
@@ -67,6 +68,7 @@ pub(crate) struct Cluster {
     pub(crate) idle: Idle,
     /// The last transfers that nobody disturbed.
     pub(crate) calm: Rates,
+    views: Views,
     _dir: TempDir,
 }
 
@@ -91,7 +93,8 @@ impl Cluster {
         let of_holder = put_alone(&holder, content).await;
         let idle = victim.takes().await;
         let calm = Rates::default();
-        let mut cluster = Self { victim, reader, holder, of_victim, of_holder, idle, calm, _dir: dir };
+        let views = Views::open([&victim, &reader, &holder].map(|node| (&node.client, node.peer))).await;
+        let mut cluster = Self { victim, reader, holder, of_victim, of_holder, idle, calm, views, _dir: dir };
         // All links that there will be open: tasks and descriptors that come after are compared with this, but memory with what it was before.
         Rates::measure_busy(&cluster, WARM_UP_ROUNDS).await;
         cluster.calm = Rates::measure(&cluster, rounds).await;
@@ -99,14 +102,14 @@ impl Cluster {
         cluster
     }
 
-    /// Waits until the victim takes no more than before, and everything is there.
+    /// Waits until the victim takes no more than before, and everything is there; members that were made up may be.
     ///
     /// # Errors
     /// What is not as it was.
-    pub(crate) async fn calm_down(&self, limit: Duration) -> Result<(), String> {
+    pub(crate) async fn calm_down(&self, limit: Duration, made_up: bool) -> Result<(), String> {
         let deadline = Instant::now() + limit;
         loop {
-            let left = self.is_calm().await;
+            let left = self.is_calm(made_up).await;
             match left {
                 Ok(()) => return Ok(()),
                 Err(left) if Instant::now() >= deadline => return Err(format!("not as before: {left}")),
@@ -115,10 +118,11 @@ impl Cluster {
         }
     }
 
-    async fn is_calm(&self) -> Result<(), String> {
+    async fn is_calm(&self, made_up: bool) -> Result<(), String> {
+        self.views.are_whole().await?;
         for (name, node) in [("victim", &self.victim), ("reader", &self.reader), ("holder", &self.holder)] {
             let status = node.client.status().await.map_err(|problem| format!("{name}: {problem}"))?;
-            if status.health != Health::Ok || status.members.alive != 3 {
+            if !made_up && (status.health != Health::Ok || status.members.alive != 3) {
                 return Err(format!("{name}: {status:?}"));
             }
         }
@@ -127,6 +131,11 @@ impl Cluster {
             return Err(format!("{takes:?}, idle it was {:?}", self.idle));
         }
         Ok(())
+    }
+
+    /// What the nodes have told of each other since the last call, and must not.
+    pub(crate) fn take_slanders(&self) -> Vec<String> {
+        self.views.take_slanders()
     }
 }
 

@@ -4,13 +4,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::io::{AsyncReadExt, AsyncWriteExt};
-use libp2p::Multiaddr;
-use libp2p::identity::PublicKey;
 use p2p_dht::message::{Refusal, Reply, Request};
 use p2p_gossip::wire::link::CREDIT_STEP_MIN;
 use p2p_gossip::wire::{Frame, encode};
 
 use super::door::Member;
+use super::seat::{Sitting, Ways};
 use super::wire::{CREDIT, HELLO, header};
 use super::{Attack, Scenario};
 
@@ -84,21 +83,22 @@ pub(crate) enum Answers {
 #[derive(Clone, Debug)]
 pub(crate) struct Manners {
     pub(crate) objects: Answers,
-    /// Whether it answers pings.
-    pub(crate) pongs: bool,
+    /// What it does among the members.
+    pub(crate) seat: Sitting,
     /// Whether others can dial it.
     pub(crate) listens: bool,
 }
 
 impl Default for Manners {
     fn default() -> Self {
-        Self { objects: Answers::Empty, pongs: true, listens: false }
+        Self { objects: Answers::Empty, seat: Sitting::Nowhere, listens: false }
     }
 }
 
 /// A member that everybody meets, and that answers so.
 async fn member(attack: Arc<Attack>, objects: Answers) {
-    let _member = Member::enter(&attack, 0, Manners { objects, listens: true, ..Manners::default() }).await;
+    let seat = Sitting::Down(Ways::Honest);
+    let _member = Member::enter(&attack, 0, Manners { objects, seat, listens: true }).await;
     // The victim tells the others of it.
     tokio::time::sleep(Duration::from_millis(500)).await;
     attack.began();
@@ -268,62 +268,4 @@ async fn read_on<R: AsyncReadExt + Unpin>(reader: &mut R) -> std::io::Result<()>
     let mut buffer = vec![0; 64 << 10];
     while reader.read(&mut buffer).await? > 0 {}
     Ok(())
-}
-
-/// Answers a lookup with an end.
-pub(crate) async fn kad(_manners: Manners, stream: libp2p::Stream) {
-    drop(stream);
-}
-
-/// Answers pings.
-pub(crate) async fn pong(manners: Manners, mut stream: libp2p::Stream) -> std::io::Result<()> {
-    if !manners.pongs {
-        return std::future::pending().await;
-    }
-    loop {
-        let mut bytes = [0; 32];
-        stream.read_exact(&mut bytes).await?;
-        stream.write_all(&bytes).await?;
-        stream.flush().await?;
-    }
-}
-
-/// Says who it is and where it listens.
-pub(crate) async fn identify(
-    key: PublicKey,
-    _manners: Manners,
-    listening: Vec<Multiaddr>,
-    mut stream: libp2p::Stream,
-) -> std::io::Result<()> {
-    let mut message = Vec::new();
-    field(&mut message, 1, &key.encode_protobuf());
-    for address in &listening {
-        field(&mut message, 2, address.as_ref());
-    }
-    for protocol in ["/p2p-node/objects/1", "/p2p-node/kad/1", "/ipfs/id/1.0.0", "/ipfs/ping/1.0.0"] {
-        field(&mut message, 3, protocol.as_bytes());
-    }
-    field(&mut message, 4, Multiaddr::empty().as_ref());
-    field(&mut message, 5, b"/p2p-node/1");
-    field(&mut message, 6, b"p2p-node/hostile");
-    let mut bytes = Vec::new();
-    varint(&mut bytes, message.len() as u64);
-    bytes.extend_from_slice(&message);
-    stream.write_all(&bytes).await?;
-    stream.close().await
-}
-
-/// One length-delimited field of a protobuf message.
-pub(crate) fn field(out: &mut Vec<u8>, number: u8, bytes: &[u8]) {
-    varint(out, u64::from(number << 3 | 2));
-    varint(out, bytes.len() as u64);
-    out.extend_from_slice(bytes);
-}
-
-pub(crate) fn varint(out: &mut Vec<u8>, mut value: u64) {
-    while value >= 0x80 {
-        out.push(value as u8 | 0x80);
-        value >>= 7;
-    }
-    out.push(value as u8);
 }

@@ -82,7 +82,7 @@ fn answer(n: usize) -> Vec<u8> {
     bytes
 }
 
-fn garbage(n: usize) -> Vec<u8> {
+pub(crate) fn garbage(n: usize) -> Vec<u8> {
     let mut bytes = vec![0; 4096];
     blake3::Hasher::new().update(&n.to_le_bytes()).finalize_xof().fill(&mut bytes);
     // Never the start of a frame that may be skipped, which would only be waited for.
