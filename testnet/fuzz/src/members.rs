@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use p2p_gossip::swim::{
     Accusation, BUCKETS, Cause, Claims, Directory, Down, Ed25519, FILL_MAX, Fact, Message, Name, Record, Standing,
-    Status, Version,
+    Status, Version, codec,
 };
 use p2p_gossip::wire::Frame;
 
@@ -35,7 +35,11 @@ fn read(frame: &Frame) {
     for name in names.filter_map(|bytes| bytes.first_chunk()) {
         directory.insert(Name(*name));
     }
-    if let Ok(read) = Message::from_frame(frame, &directory) {
+    let read = Message::from_frame(frame, &directory);
+    // A link gives out no others.
+    let is_allowed =
+        codec::caps(frame.kind).is_some_and(|cap| frame.head.len() <= cap.head && frame.payload.len() <= cap.payload);
+    if let Some(read) = read.ok().filter(|_| is_allowed) {
         let again = read.as_ref().map(|message| message.to_frame(&directory));
         // A doubt of nobody says nothing.
         assert!(again.as_ref() == Some(frame) || read.is_none() && frame.payload.is_empty(), "{read:?} of {frame:?}");
