@@ -105,7 +105,10 @@ fn after_the_first_lie_of_a_message_no_other_is_looked_at() {
 #[test]
 fn who_says_ever_more_of_itself_is_told_of_once() {
     let mut node = Node::among(4);
-    node.now += Duration::from_secs(1);
+    // What it has to tell of those whom it has met is told.
+    node.now += Duration::from_millis(100);
+    node.handle(Input::Wake);
+    node.now += Duration::from_millis(100);
     let said = |incarnation| {
         let version = Version { generation: 2, incarnation };
         Arc::new(Fact::Said(record(Claims { version, ..claims(2) })))
