@@ -38,8 +38,12 @@ impl<K: Keys> Machine<K> {
             let gap = Duration::from_secs(60) / self.config.heals_per_minute * self.members.live().max(1) as u32;
             let gap = if self.health.is_isolated() { ALONE_PERIOD } else { gap.max(ALONE_PERIOD) };
             // Nodes that were cut off together do not try together.
-            self.heal.redial_at = at.now + gap.mul_f64(self.rng.random_range(0.0..2.0)).max(ALONE_PERIOD / 4);
-            self.dial_somebody_down(at);
+            self.heal.redial_at = at.now + ALONE_PERIOD.mul_f64(self.rng.random_range(0.5..1.5));
+            // Drawn anew each time, for a cluster that may be half as large by now: a pause drawn before a cut would be that of
+            // the whole.
+            if self.rng.random_bool(ALONE_PERIOD.div_duration_f64(gap)) {
+                self.dial_somebody_down(at);
+            }
         }
         if self.heal.backstop_at <= at.now {
             self.heal.backstop_at = at.now + self.config.backstop_period.mul_f64(self.rng.random_range(0.5..1.5));
