@@ -546,10 +546,11 @@ impl Membership {
         add(&self.counters.bytes_sent, message.frame_len() as u64);
         count(&self.counters.frames_sent);
         let overflow = edge.outbox.push(frame, lane).is_err();
-        let longest = self.edges.iter().max_by_key(|(_, edge)| edge.outbox.len()).map(|(member, _)| *member);
         let full = self.waiting.load(Ordering::Relaxed) > edge::OUTBOXES_LEN_MAX;
+        let longest = || self.edges.iter().max_by_key(|(_, edge)| edge.outbox.len()).map(|(member, _)| *member);
+        let longest = if full { longest() } else { None };
         // Who does not read is let go; digests tell the rest once it is there again.
-        for slow in overflow.then_some(member).into_iter().chain(longest.filter(|_| full)) {
+        for slow in overflow.then_some(member).into_iter().chain(longest) {
             count(&self.counters.edges_overflown);
             self.drop_edge(net, slow);
             self.inputs.push_back(Input::Closed(slow));

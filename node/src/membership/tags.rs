@@ -103,8 +103,7 @@ mod tests {
     fn what_others_say_is_read_as_far_as_it_makes_sense() {
         let encoded = labels(&[("rack", "4"), ("zone", "b")]).encode().expect("short");
         for len in 0..encoded.len() {
-            let read = Labels::decode(&encoded[..len]);
-            assert!(read.tags.len() <= 1 || len == encoded.len());
+            assert!(Labels::decode(&encoded[..len]).tags.len() <= 1, "the second is cut short at {len}");
         }
         assert_eq!(Labels::decode(b"\x02\x01\0n"), Labels::default());
         assert_eq!(Labels::decode(b"\x01\x05\0a\x1b[2J").name, "a\u{fffd}[2J");
