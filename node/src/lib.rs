@@ -42,6 +42,7 @@ use p2p_dht::exchange::server::Server;
 use p2p_dht::hold::{self, Expired};
 use p2p_dht::store::{ObjectStore, Pending, StoreError};
 use p2p_gossip::swim::Stop;
+use p2p_gossip::wire::ClusterId;
 use p2p_gossip::wire::streams::{Arrived, Inbound};
 use prometheus_client::registry::Registry;
 use tokio::net::UnixListener;
@@ -56,12 +57,13 @@ use faults::Faults;
 use handle::{Inner, Network, STALL_DEFAULT};
 use http::ApiCounters;
 use lock::HomeLock;
+use membership::Begin;
 use membership::contacts::Contacts;
 use metrics::{Counted, Metrics};
 use sqlite::OpenError;
 use state::{State, StateFile};
 use store::Objects;
-use swarm::{Command, MembersConfig, Net, NetConfig};
+use swarm::{Command, Net, NetConfig};
 use ticket::Ticket;
 
 pub use error::{GetFailure, StartError, ending};
@@ -159,7 +161,7 @@ impl Node {
     pub async fn start(config: Config) -> Result<Self, StartError> {
         // Before anything is made: a home that is no test network's stays as it is.
         let faults = config.faults.then(|| Faults::of_home(&config.home)).transpose()?;
-        let Prepared { peer, cluster, keypair, mut state, lock } = Prepared::new(&config)?;
+        let Prepared { peer, cluster, keypair, state, lock } = Prepared::new(&config)?;
         let ever_met = state.ever_met()?;
         let store_lost = store::is_lost(&config.home, ever_met)?;
         if store_lost {
@@ -173,11 +175,8 @@ impl Node {
             .map_err(|error| StartError::Home(format!("the identity cannot be used: {error}")))?;
         let mut registry = Registry::default();
         let get_times = metrics::get_times(&mut registry);
-        let keys = identity::signing(&keypair)?;
-        let contacts = Contacts::new(state.contacts()?);
-        // Nobody hears of this start before it is on the disk.
-        let (generation, facts) = (state.next_generation()?, state.facts(&keys)?);
-        let state = state.run()?;
+        let membership = begin_membership(&config, &keypair, cluster.id, state)?;
+        let state = membership.state.clone();
         let net = swarm::start(
             NetConfig {
                 keypair,
@@ -185,17 +184,7 @@ impl Node {
                 listen: config.listen.clone(),
                 advertise: config.advertise.clone(),
                 cables: faults.as_ref().map(|faults| faults.cables()),
-                membership: MembersConfig {
-                    config: config.profile.times(),
-                    keys,
-                    generation,
-                    cluster: cluster.id,
-                    tags: config.labels().encode().map_err(StartError::Config)?,
-                    facts,
-                    ever_met,
-                    contacts,
-                    state: state.clone(),
-                },
+                membership,
             },
             &mut registry,
         )
@@ -297,6 +286,28 @@ impl Node {
         let _ = std::fs::remove_file(self.handle.socket());
         tracing::info!("node stopped");
     }
+}
+
+/// Counts this start, and takes up what the last one knew. Nobody hears of this start before it is on the disk.
+fn begin_membership(
+    config: &Config,
+    keypair: &libp2p::identity::Keypair,
+    cluster: ClusterId,
+    mut state: StateFile,
+) -> Result<Begin, StartError> {
+    let keys = identity::signing(keypair)?;
+    Ok(Begin {
+        config: config.profile.times(),
+        me: keypair.public().to_peer_id(),
+        generation: state.next_generation()?,
+        cluster,
+        tags: config.labels().encode().map_err(StartError::Config)?,
+        facts: state.facts(&keys)?,
+        ever_met: state.ever_met()?,
+        contacts: Contacts::new(state.contacts()?),
+        state: state.run()?,
+        keys,
+    })
 }
 
 /// Opens the API's socket of a home.

@@ -86,14 +86,13 @@ pub(crate) struct Begin {
     pub(crate) keys: Ed25519,
     pub(crate) generation: u64,
     pub(crate) cluster: ClusterId,
-    pub(crate) description: Description,
+    /// Name and tags, as they stand in the record.
+    pub(crate) tags: Bytes,
     /// What an earlier run has left.
     pub(crate) facts: Vec<Arc<Fact>>,
     pub(crate) ever_met: bool,
     pub(crate) contacts: Contacts,
     pub(crate) state: State,
-    /// How long a dial may take, hellos included.
-    pub(crate) dial_time_max: Duration,
 }
 
 /// One node's part in membership, and its edges.
@@ -121,7 +120,6 @@ pub(crate) struct Membership {
     news: mpsc::Sender<EdgeNews>,
     /// Bytes that wait in all outboxes.
     waiting: Arc<AtomicUsize>,
-    dial_time_max: Duration,
     counters: Arc<MemberCounters>,
     effects: Vec<Effect>,
     /// What the machine is to hear as soon as it is not busy.
@@ -144,20 +142,9 @@ struct Connection {
 
 impl Membership {
     /// A node that has just started; what its edges tell comes by the queue.
-    pub(crate) fn new(begin: Begin) -> (Self, mpsc::Receiver<EdgeNews>) {
-        let Begin {
-            config,
-            me,
-            keys,
-            generation,
-            cluster,
-            description,
-            facts,
-            ever_met,
-            contacts,
-            state,
-            dial_time_max,
-        } = begin;
+    pub(crate) fn new(begin: Begin, addresses: &[Multiaddr]) -> (Self, mpsc::Receiver<EdgeNews>) {
+        let Begin { config, me, keys, generation, cluster, tags, facts, ever_met, contacts, state } = begin;
+        let description = Description { addresses: encode_addresses(addresses), tags, fill: 0 };
         let (news, queue) = mpsc::channel(NEWS_MAX);
         let mut directory = Directory::default();
         let mut remembered = Members::default();
@@ -189,7 +176,6 @@ impl Membership {
             state,
             news,
             waiting: Arc::default(),
-            dial_time_max,
             counters: Arc::default(),
             effects: Vec::new(),
             inputs: VecDeque::new(),
@@ -394,7 +380,7 @@ impl Membership {
         let hello = Hello { cluster: self.cluster, versions: VERSIONS, capabilities: 0, credit: CREDIT_MIN };
         let config = LinkConfig { hello, caps: codec::caps, stall: STALL_MAX };
         let outbox = Outbox::new(self.waiting.clone());
-        tokio::spawn(edge::run(stream, config, connection, outbox, self.dial_time_max, self.news.clone()));
+        tokio::spawn(edge::run(stream, config, connection, outbox, dial_time_max(&self.config), self.news.clone()));
     }
 
     fn on_ready(&mut self, net: &mut Net<'_>, connection: ConnectionId, outbox: Outbox) {
@@ -678,6 +664,11 @@ fn start(
         seed: rand::random(),
     };
     Machine::new(config, keys, start, directory, now)
+}
+
+/// How long a dial may take, and hellos after it: as long as an answer may is enough for a handshake on the same line.
+pub(crate) fn dial_time_max(config: &Config) -> Duration {
+    config.answer_max
 }
 
 /// Addresses as they stand in a record.

@@ -27,17 +27,16 @@ use libp2p::{Multiaddr, PeerId, StreamProtocol, Swarm};
 use p2p_api::types::Members;
 use p2p_dht::kademlia::{FoundPeer, Lookups};
 use p2p_dht::message::PROTOCOL;
-use p2p_gossip::swim::{Config, Description, Ed25519, Fact, Stop, codec};
+use p2p_gossip::swim::{Stop, codec};
 use p2p_gossip::wire::streams::{Control, Inbound, StreamCounters};
 use p2p_gossip::wire::{ClusterId, Edges, Streams};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::admission::Admission;
 use crate::error::StartError;
-use crate::membership::contacts::{Contacts, DialOutcome, is_loopback};
+use crate::membership::contacts::{DialOutcome, is_loopback};
 use crate::membership::events::MemberEvents;
 use crate::membership::{self, Begin, EdgeNews, MemberCounters, Membership, Standing};
-use crate::state::State;
 
 use cable::Cables;
 use counters::count;
@@ -99,20 +98,7 @@ pub(crate) struct NetConfig {
     pub(crate) advertise: Vec<Multiaddr>,
     /// Where connections can be cut and slowed.
     pub(crate) cables: Option<Arc<Cables>>,
-    pub(crate) membership: MembersConfig,
-}
-
-/// What membership needs beside it.
-pub(crate) struct MembersConfig {
-    pub(crate) config: Config,
-    pub(crate) keys: Ed25519,
-    pub(crate) generation: u64,
-    pub(crate) cluster: ClusterId,
-    pub(crate) tags: Bytes,
-    pub(crate) facts: Vec<Arc<Fact>>,
-    pub(crate) ever_met: bool,
-    pub(crate) contacts: Contacts,
-    pub(crate) state: State,
+    pub(crate) membership: Begin,
 }
 
 /// A running swarm.
@@ -139,32 +125,14 @@ pub(crate) async fn start(
     registry: &mut prometheus_client::registry::Registry,
 ) -> Result<Net, StartError> {
     let NetConfig { keypair, admission, listen, advertise, cables, membership } = config;
-    let MembersConfig { config, keys, generation, cluster, tags, facts, ever_met, contacts, state } = membership;
-    let me = keypair.public().to_peer_id();
-    // As long as an answer may take is long enough for a handshake on the same line.
-    let dial_time_max = config.answer_max;
-    let edges = Edges::new(StreamProtocol::new(codec::PROTOCOL), dial_time_max);
+    let edges = Edges::new(StreamProtocol::new(codec::PROTOCOL), membership::dial_time_max(&membership.config));
     let (objects, control, inbound) = Streams::new(StreamProtocol::new(PROTOCOL), edges.reserved());
     let stream_counters = objects.counters();
     let counters = Arc::new(NetCounters::default());
     let mut swarm = setup::build(keypair, admission, cables, edges, objects, &counters);
     setup::listen_on_all(&mut swarm, &listen).await?;
-    let addresses = own_addresses(&swarm, &advertise);
-    let description = Description { addresses: membership::encode_addresses(&addresses), tags, fill: 0 };
-    let durable = state.durable_generation();
-    let (membership, news) = Membership::new(Begin {
-        config,
-        me,
-        keys,
-        generation,
-        cluster,
-        description,
-        facts,
-        ever_met,
-        contacts,
-        state,
-        dial_time_max,
-    });
+    let durable = membership.state.durable_generation();
+    let (membership, news) = Membership::new(membership, &own_addresses(&swarm, &advertise));
     let (member_counters, member_events) = (membership.counters(), membership.events());
     let (commands, receiver) = mpsc::channel(COMMANDS_MAX);
     let (view_sender, view) = watch::channel(NetView::default());
