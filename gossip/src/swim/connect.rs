@@ -6,7 +6,7 @@ use std::time::Duration;
 use rand::Rng;
 
 use super::fact::Fact;
-use super::link::{Lateness, State};
+use super::link::{Lateness, Link, State};
 use super::members::Merged;
 use super::message::Message;
 use super::name::{Keys, Member};
@@ -17,6 +17,9 @@ use super::{At, Effect, Event, Machine, Standing};
 
 /// Connections for a purpose that this node makes, at once, beside those to its neighbours.
 pub(super) const BRIEF_MAX: usize = 8;
+
+/// Beside those: to members that are in doubt, which are to be decided on also by whoever looks for others in vain.
+pub(super) const DOUBTED_MAX: usize = 2;
 
 /// Connections for a purpose that others may make to this node, at once.
 pub(super) const GUESTS_MAX: usize = 64;
@@ -53,6 +56,7 @@ impl<K: Keys> Machine<K> {
                 }
             }
         }
+        self.keep_met(at, &mut wanted);
         wanted.sort_unstable();
         for member in &wanted {
             let first = self.is_first(at, *member);
@@ -83,6 +87,25 @@ impl<K: Keys> Machine<K> {
         }
     }
 
+    /// Who is a neighbour and was met stays one until whoever came between was met too: members are made up in no time, and
+    /// would else take the place of those there are.
+    fn keep_met(&self, at: &At, wanted: &mut Vec<Member>) {
+        if wanted.iter().all(|member| self.was_met(*member)) {
+            return;
+        }
+        let is_met = |link: &&Link| link.ring && self.was_met(link.member) && self.members.is_live(link.member);
+        let met: Vec<Member> = self.links.iter().filter(is_met).map(|link| link.member).collect();
+        for member in overlay::nearest(at.directory, &met, self.me) {
+            if !wanted.contains(&member) {
+                wanted.push(member);
+            }
+        }
+    }
+
+    fn was_met(&self, member: Member) -> bool {
+        self.links.get(member).is_some_and(|link| link.heard > 0)
+    }
+
     pub(super) fn generation_of(&self, member: Member) -> u64 {
         self.members.get(member).map_or(0, |fact| fact.version().generation)
     }
@@ -99,11 +122,21 @@ impl<K: Keys> Machine<K> {
 
     /// Sends something once connected, dialing if need be; says whether it will be tried.
     pub(super) fn send_or_dial(&mut self, at: &At, to: Member, message: Message) -> bool {
+        self.send_or_dial_beside(at, to, message, BRIEF_MAX)
+    }
+
+    /// Asks a member that is in doubt whether it is there, whatever else this node is dialing for.
+    pub(super) fn ask_doubted(&mut self, at: &At, to: Member, message: Message) -> bool {
+        self.send_or_dial_beside(at, to, message, BRIEF_MAX + DOUBTED_MAX)
+    }
+
+    fn send_or_dial_beside(&mut self, at: &At, to: Member, message: Message, most: usize) -> bool {
         let first = self.is_first(at, to);
-        let brief = self.links.iter().filter(|link| link.brief_until > at.now && link.dialed && !link.ring).count();
+        let is_brief = |link: &&Link| link.brief_until > at.now && link.dialed && !link.ring && !link.is_closed();
+        let brief = self.links.iter().filter(is_brief).count();
         let brief_time = self.config.brief_time;
         let is_known = self.links.get(to).is_some_and(|link| link.is_watched() || link.brief_until > at.now);
-        if !is_known && brief >= BRIEF_MAX {
+        if !is_known && brief >= most {
             self.counters.postponed += 1;
             return false;
         }
@@ -175,6 +208,8 @@ impl<K: Keys> Machine<K> {
             return self.hang_up(at, from);
         }
         link.met = true;
+        // Others may have stayed neighbours until then.
+        self.neighbours_changed |= link.ring && link.heard == 0;
         link.heard = generation;
         link.failures = 0;
         link.failing_since = Time::NEVER;
@@ -191,7 +226,7 @@ impl<K: Keys> Machine<K> {
         let Some(link) = self.links.get_mut(from) else { return };
         link.guest = is_guest;
         let is_watched = link.is_watched();
-        let is_visitor = |link: &&super::link::Link| link.is_met() && !link.dialed && !link.is_watched();
+        let is_visitor = |link: &&Link| link.is_met() && !link.dialed && !link.is_watched();
         if self.links.iter().filter(is_visitor).count() > VISITORS_MAX && !is_watched {
             self.counters.postponed += 1;
             return self.hang_up(at, from);

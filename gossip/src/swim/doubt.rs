@@ -155,7 +155,7 @@ impl<K: Keys> Machine<K> {
             self.learn(at, &fact, None);
         } else {
             let (number, digest) = (self.number(), self.members.digest());
-            let asked = self.send_or_dial(at, member, Message::Ping(number, digest, true));
+            let asked = self.ask_doubted(at, member, Message::Ping(number, digest, true));
             if let Some(doubt) = self.doubts.open.get_mut(&member) {
                 doubt.probed = asked;
                 doubt.until = at.now + self.config.doubt_time;

@@ -120,6 +120,10 @@ impl Link {
         self.state == State::Open
     }
 
+    pub(super) fn is_closed(&self) -> bool {
+        matches!(self.state, State::Closed(_))
+    }
+
     /// Whether frames may be sent that mean something only to who knows this node.
     pub(super) fn is_met(&self) -> bool {
         self.is_open() && self.met

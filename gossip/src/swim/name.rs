@@ -148,6 +148,12 @@ impl Directory {
         before.iter().rev().chain(after.iter().rev()).map(|place| place.member)
     }
 
+    /// How far it is on a ring from one member onwards to another.
+    pub(super) fn distance(&self, from: Member, to: Member, ring: usize) -> u64 {
+        let place = |member: Member| self.entries[member.index()].places[ring];
+        place(to).wrapping_sub(place(from))
+    }
+
     fn around(&self, member: Member, ring: usize) -> (&[Place], &[Place]) {
         let places = &self.rings[ring];
         let place = Place { at: self.entries[member.index()].places[ring], member };

@@ -38,6 +38,21 @@ pub(super) fn neighbours(
     found
 }
 
+/// Those of a few who stand nearest to a member, on either side of it on every ring, each once.
+pub(super) fn nearest(directory: &Directory, few: &[Member], to: Member) -> Vec<Member> {
+    let mut found = Vec::with_capacity(NEIGHBOURS_MAX);
+    for ring in 0..RINGS {
+        let after = few.iter().min_by_key(|member| directory.distance(to, **member, ring));
+        let before = few.iter().min_by_key(|member| directory.distance(**member, to, ring));
+        for member in [after, before].into_iter().flatten() {
+            if !found.contains(member) {
+                found.push(*member);
+            }
+        }
+    }
+    found
+}
+
 /// Whether a member may be among those who watch another, give or take what was not heard of yet.
 pub(super) fn may_watch(directory: &Directory, members: &Members, watcher: Member, subject: Member) -> bool {
     if watcher == subject || !members.is_live(watcher) {
@@ -110,6 +125,19 @@ mod tests {
         let after = neighbours(&directory, &members, me, |_| false);
         assert!(after.len() > 4);
         assert!(after.iter().all(|member| !before.contains(member)));
+    }
+
+    #[test]
+    fn the_nearest_of_all_are_the_neighbours() {
+        let (directory, members, all) = cluster(60);
+        for (at, member) in all.iter().enumerate() {
+            let others = [&all[..at], &all[at + 1..]].concat();
+            let mut nearest = nearest(&directory, &others, *member);
+            let mut neighbours = neighbours(&directory, &members, *member, |_| false);
+            nearest.sort_unstable();
+            neighbours.sort_unstable();
+            assert_eq!(nearest, neighbours);
+        }
     }
 
     #[test]

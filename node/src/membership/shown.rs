@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, Instant, SystemTime};
 
 use libp2p::{Multiaddr, PeerId};
 use p2p_api::types::{self, Accuser, MemberCounts, MemberEvent, MemberEventKind, MemberState};
@@ -40,9 +40,37 @@ pub(super) struct Shown {
     /// Those who are shown as suspect: what this node holds against them may expire without an event.
     doubted: BTreeSet<Member>,
     events: Arc<MemberEvents>,
+    lines: Lines,
     ever_met: bool,
     complete: bool,
     changed: bool,
+}
+
+/// Lines of the log about members in [`LINES_TIME`]; of thousands that come at once the rest are counted.
+const LINES_MAX: u32 = 40;
+
+const LINES_TIME: Duration = Duration::from_secs(10);
+
+/// How many lines the log has room for.
+#[derive(Default)]
+struct Lines {
+    since: Option<Instant>,
+    count: u32,
+}
+
+impl Lines {
+    /// Whether there is room for one more.
+    fn take(&mut self) -> bool {
+        if self.since.is_none_or(|since| since.elapsed() >= LINES_TIME) {
+            let left_out = self.count.saturating_sub(LINES_MAX);
+            if left_out > 0 {
+                tracing::info!("{left_out} more lines about members were left out");
+            }
+            *self = Self { since: Some(Instant::now()), count: 0 };
+        }
+        self.count += 1;
+        self.count <= LINES_MAX
+    }
 }
 
 struct One {
@@ -57,6 +85,7 @@ impl Shown {
             members: BTreeMap::new(),
             doubted: BTreeSet::new(),
             events: Arc::new(MemberEvents::new(me.to_string(), generation)),
+            lines: Lines::default(),
             ever_met,
             complete: false,
             changed: true,
@@ -251,11 +280,14 @@ impl Membership {
             },
             (Fact::Said(_), Some((_, None))) => MemberEventKind::Update,
         };
-        match kind {
-            MemberEventKind::Join | MemberEventKind::Return => tracing::info!(%peer, "member is here"),
-            MemberEventKind::Down => tracing::info!(%peer, "member is down"),
-            MemberEventKind::Leave => tracing::info!(%peer, "member has left"),
-            _ => {}
+        let line = match kind {
+            MemberEventKind::Join | MemberEventKind::Return => Some("is here"),
+            MemberEventKind::Down => Some("is down"),
+            MemberEventKind::Leave => Some("has left"),
+            _ => None,
+        };
+        if let Some(line) = line.filter(|_| self.shown.lines.take()) {
+            tracing::info!(%peer, "member {line}");
         }
         let accusers = match fact {
             Fact::Said(_) => Vec::new(),

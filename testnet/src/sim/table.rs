@@ -147,6 +147,7 @@ const LINES: [Line; 74] = [
     line(Scenario::Lifeguard, 128, "false downs", Of::Sum, Some(50.0)),
     line(Scenario::Lifeguard, 128, "false downs at healthy members", Of::Sum, Some(0.0)),
     line(Scenario::Lifeguard, 128, "members falsely down", Of::Sum, None),
+    line(Scenario::Lifeguard, 128, "downs while word was on its way", Of::Sum, None),
     line(Scenario::Lifeguard, 128, "true downs", Of::Sum, None),
     line(Scenario::Asymmetric, 1000, "out after, 80% of what is sent lost", Of::Median, None),
     line(Scenario::Asymmetric, 1000, "not out after 15 s, 80% of what is sent lost", Of::Sum, Some(0.0)),

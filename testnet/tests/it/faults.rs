@@ -36,10 +36,15 @@ async fn get(client: &Client, address: &str) -> Result<Vec<u8>, Problem> {
     Ok(bytes)
 }
 
+/// Until a node has decided who is here: whoever is only suspected may be here again after the next start.
 async fn until_alive(cluster: &Cluster, node: u32, members: u32) {
     let deadline = Instant::now() + PATIENCE;
-    while cluster.client(node).status().await.expect("it runs").members.alive != members {
-        assert!(Instant::now() < deadline, "node {node} does not see {members}");
+    loop {
+        let counts = cluster.client(node).status().await.expect("it runs").members;
+        if (counts.alive, counts.suspect) == (members, 0) {
+            return;
+        }
+        assert!(Instant::now() < deadline, "node {node} does not see {members}, but {counts:?}");
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
 }

@@ -1,12 +1,15 @@
 //! The short form of what `p2p-testnet sim members --table` shows at length.
 
 use std::ops::Range;
+use std::sync::Arc;
 use std::time::Duration;
+
+use bytes::Bytes;
 
 use super::scenario::{self, Protocol, Scenario};
 use super::*;
 use crate::sim::{Happened, Links, Slot};
-use crate::swim::{Config, Input, Message, Version};
+use crate::swim::{Claims, Config, Event, Fact, Input, Member, Message, Record, State, Status, Version};
 
 fn formed(nodes: usize, seed: u64) -> Cluster {
     let mut cluster = Cluster::new(nodes, Config::lan(), Links::lan(), seed);
@@ -211,6 +214,65 @@ fn nobody_makes_a_node_deny_itself_without_end() {
     let denials = version(&cluster).expect("it runs").incarnation - before.incarnation;
     assert!((1..=6).contains(&denials), "{denials} denials in a second");
     assert_eq!(cluster.disagreement(), None);
+}
+
+/// News of so many members that nobody is: of half of them their machines say so.
+fn made_up(cluster: &mut Cluster, count: usize) -> Vec<Arc<Fact>> {
+    let mut facts = Vec::new();
+    for n in 0..count {
+        let slot = cluster.add();
+        if n % 2 == 0 {
+            cluster.end(slot, Fate::Crashed);
+        }
+        let shared = &cluster.world.shared;
+        let member = cluster.member(slot);
+        let name = *shared.directory.name(member);
+        let claims = Claims {
+            name,
+            version: Version { generation: 1, incarnation: 0 },
+            instance: 1,
+            status: Status::Alive,
+            introducer: None,
+            addresses: Vec::new(),
+            tags: Bytes::new(),
+            fill: 0,
+            rest: Bytes::new(),
+        };
+        facts.push(Arc::new(Fact::Said(Record::sign(claims, &shared.keys.of(member, name)))));
+    }
+    facts
+}
+
+#[test]
+fn members_that_somebody_made_up_do_not_come_between_those_there_are() {
+    for nodes in [4, 8, 30] {
+        let mut cluster = formed(nodes, 1);
+        let honest: Vec<Slot> = cluster.running().into_iter().skip(1).collect();
+        let everybody: Vec<Member> = honest.iter().map(|slot| cluster.member(*slot)).collect();
+        for _ in 0..10 {
+            let facts = made_up(&mut cluster, 100);
+            for slot in &honest {
+                cluster.world.tell(*slot, Happened::Message(Slot(0), Message::News(facts.clone())));
+            }
+            cluster.run(seconds(3.0), |heard, event| match event {
+                Event::Isolated(true) => panic!("{nodes} nodes: {:?} takes itself for cut off", heard.slot),
+                Event::Changed(member, fact) => {
+                    let is_down = everybody.contains(&member) && matches!(*fact, Fact::Down(_));
+                    assert!(!is_down, "{nodes} nodes: {member:?} is down for {:?}", heard.slot);
+                }
+                _ => {}
+            });
+        }
+        let (gone, rest) = honest.split_last().expect("there are some");
+        let member = cluster.member(*gone);
+        cluster.end(*gone, Fate::Crashed);
+        cluster.run(seconds(60.0), |_, _| {});
+        for slot in rest {
+            assert_eq!(cluster.view(*slot, member), Some(State::Down), "{nodes} nodes: for {slot:?}");
+        }
+        let forgotten = cluster.run_until_agreed(seconds(1800.0), |_, _| {});
+        assert!(forgotten.is_some(), "{nodes} nodes: those who were made up stay: {:?}", cluster.disagreement());
+    }
 }
 
 #[test]

@@ -40,31 +40,51 @@ pub(super) fn cell<P: Profile>(setup: Setup, anomalous: usize, stall_ms: u64, ga
     let seed = setup.seed.wrapping_mul(1000).wrapping_add(anomalous as u64) ^ stall_ms << 32 ^ gap_ms << 48;
     let setup = Setup { seed, ..setup };
     let (stall, gap) = (Duration::from_millis(stall_ms), Duration::from_millis(gap_ms));
-    let mut cluster = setup.formed::<P>(Links::lan());
+    let links = Links::lan();
+    // Of whoever has just gone on nobody can know it before its word may have arrived.
+    let (_, word_time) = links.latency;
+    let mut cluster = setup.formed::<P>(links);
     let running = cluster.running();
     let ill: Vec<Slot> = running.choose_multiple(&mut cluster.rng, anomalous).copied().collect();
-    // Whether the subject stood still when it was first said, anywhere, that this record of it is down.
-    let mut rightly: BTreeMap<(Member, u64), bool> = BTreeMap::new();
-    let (mut at_ill, mut at_healthy, mut true_downs) = (0, 0, 0);
+    let mut first_said: BTreeMap<(Member, u64), Subject> = BTreeMap::new();
+    let (mut at_ill, mut at_healthy, mut early, mut true_downs) = (0, 0, 0, 0);
     let end = cluster.world.now() + TIME;
     while cluster.world.now() < end {
         ill.iter().for_each(|slot| cluster.world.stall(*slot, stall));
+        let known_from = cluster.world.now() + stall + word_time;
         cluster.run(stall + gap, |heard, event| {
             let Some(change) = P::change(&event).filter(|change| change.state == State::Down) else { return };
-            let stands_still = || heard.world.is_stalled(heard.world.shared.slot_of[change.member.number() as usize]);
-            if *rightly.entry((change.member, change.version)).or_insert_with(stands_still) {
-                true_downs += 1;
-            } else if ill.contains(&heard.slot) {
-                at_ill += 1;
-            } else {
-                at_healthy += 1;
+            let subject = || {
+                let slot = heard.world.shared.slot_of[change.member.number() as usize];
+                match heard.world.is_stalled(slot) {
+                    true => Subject::StandsStill,
+                    false if ill.contains(&slot) && heard.now < known_from => Subject::HasJustGoneOn,
+                    false => Subject::Runs,
+                }
+            };
+            match *first_said.entry((change.member, change.version)).or_insert_with(subject) {
+                Subject::StandsStill => true_downs += 1,
+                Subject::HasJustGoneOn => early += 1,
+                Subject::Runs if ill.contains(&heard.slot) => at_ill += 1,
+                Subject::Runs => at_healthy += 1,
             }
         });
     }
+    let falsely_down = first_said.values().filter(|subject| **subject == Subject::Runs);
     let mut figures = Figures { events: cluster.world.events(), ..Figures::default() };
     figures.count("false downs", at_ill + at_healthy);
     figures.count("false downs at healthy members", at_healthy);
-    figures.count("members falsely down", rightly.values().filter(|rightly| !**rightly).count());
+    figures.count("members falsely down", falsely_down.count());
+    figures.count("downs while word was on its way", early);
     figures.count("true downs", true_downs);
     figures
+}
+
+/// What the subject of a Down did when it was first said, anywhere, that this record of it is down.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Subject {
+    StandsStill,
+    /// It went on a moment ago, and no detector can have heard of that.
+    HasJustGoneOn,
+    Runs,
 }
