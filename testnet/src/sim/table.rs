@@ -125,7 +125,7 @@ const fn line(scenario: Scenario, nodes: usize, figure: &'static str, of: Of, mo
     Line { scenario, nodes, figure, of, most }
 }
 
-const LINES: [Line; 74] = [
+const LINES: [Line; 75] = [
     line(Scenario::Crash, 100, "down at every node", Of::P99, Some(0.5)),
     line(Scenario::Crash, 1000, "down at every node", Of::P99, Some(0.5)),
     line(Scenario::Crash, 100, "not down everywhere", Of::Sum, Some(0.0)),
