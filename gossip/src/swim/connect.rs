@@ -215,6 +215,7 @@ impl<K: Keys> Machine<K> {
         link.failing_since = Time::NEVER;
         if link.dialed {
             link.reached = generation;
+            link.reached_at.clone_from(&record.claims().addresses);
         }
         let is_introducer = record.claims().introducer.as_ref() == Some(at.directory.name(self.me));
         let is_guest = is_introducer && standing != Standing::Settled;
@@ -262,6 +263,9 @@ impl<K: Keys> Machine<K> {
             && reached
         {
             link.reached = link.tried;
+            if let Some(fact) = self.members.get(member) {
+                link.reached_at.clone_from(&fact.record().claims().addresses);
+            }
         }
     }
 
@@ -293,8 +297,12 @@ impl<K: Keys> Machine<K> {
         link.closed(retry_at);
         link.failures += 1;
         link.failing_since = link.failing_since.min(at.now);
-        let was_met = link.heard == generation && generation > 0;
-        let was_reached = was_met && link.reached == generation;
+        let (was_met, is_met) = (link.heard > 0, link.heard == generation);
+        // Where it was reached in an earlier generation it would be now, if there were a process: it may have ended again before
+        // anybody had the time to find out.
+        let addresses = self.members.get(member).map(|fact| &fact.record().claims().addresses);
+        let is_same_place = addresses.is_some_and(|addresses| !addresses.is_empty() && *addresses == link.reached_at);
+        let was_reached = was_met && (is_same_place || link.reached == generation);
         self.join.lost(at.now, member);
         self.could_not_probe(member);
         if !self.links.get(member).is_some_and(|link| link.is_watched()) || !self.members.is_live(member) {
@@ -306,8 +314,8 @@ impl<K: Keys> Machine<K> {
             }
             self.begin_missing(at, member, at.now);
         } else {
-            self.neighbours_changed = true;
             self.accuse_unmet(at, member);
         }
+        self.neighbours_changed |= !is_met;
     }
 }

@@ -67,7 +67,7 @@ impl<K: Keys> Machine<K> {
     fn forget(&mut self, member: Member) {
         self.close_case(member);
         if self.links.get(member).is_none_or(|link| !link.is_open()) {
-            self.links.retain(|link| link.member != member);
+            self.links.forget(member);
             self.effects.push(Effect::Forget(member));
         }
     }

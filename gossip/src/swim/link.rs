@@ -1,6 +1,9 @@
 //! Connections to other members: why they are kept, and the exchanges on them that show that both ends live.
 
+use std::collections::VecDeque;
 use std::time::Duration;
+
+use bytes::Bytes;
 
 use super::config::Config;
 use super::message::Message;
@@ -31,6 +34,8 @@ pub(super) struct Link {
     pub(super) heard_at: Time,
     /// The generation in which this node has reached it by a connection of its own making; 0 is none.
     pub(super) reached: u64,
+    /// Where that was, by its record.
+    pub(super) reached_at: Vec<Bytes>,
     /// The generation in which that was last tried for its own sake.
     pub(super) tried: u64,
     /// Dials in a row that came to nothing, and when the first of them was made.
@@ -99,6 +104,7 @@ impl Link {
             heard: 0,
             heard_at: Time::default(),
             reached: 0,
+            reached_at: Vec::new(),
             tried: 0,
             failures: 0,
             failing_since: Time::NEVER,
@@ -249,48 +255,83 @@ impl AnswerTimes {
     }
 }
 
+/// Members that were neighbours of late, of which it is remembered where they were reached.
+const FORMER_MAX: usize = 64;
+
 /// All of a node's connections, few enough to be looked through.
 #[derive(Default)]
-pub(super) struct Links(Vec<Link>);
+pub(super) struct Links {
+    kept: Vec<Link>,
+    /// The latest last.
+    former: VecDeque<Former>,
+}
+
+/// What is remembered of a member when its link is not kept any more.
+struct Former {
+    member: Member,
+    heard: u64,
+    reached: u64,
+    reached_at: Vec<Bytes>,
+}
 
 impl Links {
     pub(super) fn get(&self, member: Member) -> Option<&Link> {
-        self.index(member).ok().map(|index| &self.0[index])
+        self.index(member).ok().map(|index| &self.kept[index])
     }
 
     pub(super) fn get_mut(&mut self, member: Member) -> Option<&mut Link> {
-        self.index(member).ok().map(|index| &mut self.0[index])
+        self.index(member).ok().map(|index| &mut self.kept[index])
     }
 
     pub(super) fn get_or_insert(&mut self, member: Member, first: bool) -> &mut Link {
         let index = match self.index(member) {
             Ok(index) => index,
             Err(index) => {
-                self.0.insert(index, Link::new(member, first));
+                let mut link = Link::new(member, first);
+                if let Some(at) = self.former.iter().position(|former| former.member == member)
+                    && let Some(Former { heard, reached, reached_at, .. }) = self.former.remove(at)
+                {
+                    (link.heard, link.reached, link.reached_at) = (heard, reached, reached_at);
+                }
+                self.kept.insert(index, link);
                 index
             }
         };
-        &mut self.0[index]
+        &mut self.kept[index]
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = &Link> {
-        self.0.iter()
+        self.kept.iter()
     }
 
     pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Link> {
-        self.0.iter_mut()
+        self.kept.iter_mut()
     }
 
-    pub(super) fn retain(&mut self, keep: impl FnMut(&Link) -> bool) {
-        self.0.retain(keep);
+    /// Drops links that are closed and not wanted; of neighbours it is remembered where they were reached.
+    pub(super) fn drop_unwanted(&mut self, now: Time) {
+        for link in self.kept.extract_if(.., |link| link.is_closed() && !link.is_wanted(now)) {
+            if link.reached > 0 {
+                let Link { member, heard, reached, reached_at, .. } = link;
+                self.former.push_back(Former { member, heard, reached, reached_at });
+            }
+        }
+        let beyond = self.former.len().saturating_sub(FORMER_MAX);
+        self.former.drain(..beyond);
+    }
+
+    /// Nothing is known of a member any more.
+    pub(super) fn forget(&mut self, member: Member) {
+        self.kept.retain(|link| link.member != member);
+        self.former.retain(|former| former.member != member);
     }
 
     /// Those on which frames are read at the other end.
     pub(super) fn met(&self) -> impl Iterator<Item = Member> {
-        self.0.iter().filter(|link| link.is_met()).map(|link| link.member)
+        self.kept.iter().filter(|link| link.is_met()).map(|link| link.member)
     }
 
     fn index(&self, member: Member) -> Result<usize, usize> {
-        self.0.binary_search_by_key(&member, |link| link.member)
+        self.kept.binary_search_by_key(&member, |link| link.member)
     }
 }

@@ -174,7 +174,7 @@ impl<K: Keys> Machine<K> {
         for member in due {
             self.probe_one(at, member);
         }
-        self.links.retain(|link| link.is_wanted(at.now) || !matches!(link.state, State::Closed(_)));
+        self.links.drop_unwanted(at.now);
         let late: Vec<Inquiry> = self.inquiries.extract_if(.., |inquiry| inquiry.due <= at.now).collect();
         for inquiry in late {
             self.send_if_met(inquiry.asker, Message::Told(inquiry.subject, false));

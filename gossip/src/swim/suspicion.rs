@@ -8,6 +8,7 @@ use rand::seq::SliceRandom;
 
 use super::fact::{Accusation, Cause};
 use super::identity::Denied;
+use super::link::State;
 use super::name::{Keys, Member};
 use super::record::Version;
 use super::time::Time;
@@ -410,6 +411,10 @@ impl<K: Keys> Machine<K> {
         let Some(link) = self.links.get_mut(subject).filter(|link| link.is_watched()) else { return };
         if link.is_met() && link.waiting.is_none() && link.missing.is_none() {
             self.ping(at, subject);
+        } else if let State::Closed(retry_at) = &mut link.state
+            && cause == Cause::Gone
+        {
+            *retry_at = at.now;
         }
     }
 

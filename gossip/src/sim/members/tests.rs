@@ -56,6 +56,24 @@ fn a_process_that_ends_is_down_everywhere_in_half_a_second() {
 }
 
 #[test]
+fn a_process_that_ends_again_as_soon_as_it_has_started_is_down_too() {
+    // Too soon for most of its neighbours to have met it, or to have found out where it can be reached.
+    for (nodes, life_ms) in [4, 6, 8, 10, 12, 20].into_iter().flat_map(|life| [(5, life), (48, life)]) {
+        for (seed, rest) in [(1, 0.4), (2, 0.4), (3, 10.0), (4, 10.0)] {
+            let mut cluster = formed(nodes, seed);
+            cluster.end(Slot(2), Fate::Killed);
+            cluster.run(seconds(rest), |_, _| {});
+            cluster.start(Slot(2), &[Slot(0)]);
+            cluster.run(Duration::from_millis(life_ms), |_, _| {});
+            cluster.end(Slot(2), Fate::Killed);
+            let took = cluster.run_until_agreed(seconds(60.0), |_, _| {});
+            let in_time = took.is_some_and(|took| took <= seconds(0.5));
+            assert!(in_time, "{nodes} nodes, {life_ms} ms, seed {seed}: {took:?}");
+        }
+    }
+}
+
+#[test]
 fn a_machine_that_goes_dark_is_down_everywhere_in_five_seconds() {
     // Of two that do not hear each other neither knows which is cut off: whoever is left sees that below.
     for nodes in [3, 4, 10, 100] {
