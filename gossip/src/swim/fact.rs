@@ -30,7 +30,7 @@ pub enum Cause {
     LongSilent,
     /// It answers, but not often enough to be relied on.
     Unreliable,
-    /// Those who should watch it have never met it in this generation.
+    /// Those who should watch it have never met it.
     Unmet,
     /// Likewise, for several times as long.
     LongUnmet,

@@ -280,7 +280,7 @@ impl<K: Keys> Machine<K> {
         self.links.iter().filter(is_late).count() * 3 > watched && watched > 2
     }
 
-    /// A neighbour was never met in its generation, and cannot be reached.
+    /// A neighbour was never met, and cannot be reached.
     pub(super) fn accuse_unmet(&mut self, at: &mut At, subject: Member) {
         let long = self.config.long.mul_f32(self.health.stretch());
         let since = self.links.get(subject).map_or(at.now, |link| link.failing_since.min(at.now));
