@@ -277,7 +277,19 @@ fn command(asked: &Asked) -> String {
     )
 }
 
-/// The simulated code.
+/// The simulated code: machines, and the world they are in.
+const SIMULATED: [&str; 8] = [
+    "gossip/src/swim.rs",
+    "gossip/src/swim",
+    "gossip/src/sim/members.rs",
+    "gossip/src/sim/members",
+    "gossip/src/sim/world.rs",
+    "gossip/src/sim/world",
+    "gossip/src/sim/link.rs",
+    "gossip/src/sim/queue.rs",
+];
+
+/// What was committed of it.
 struct Sources {
     commit: String,
     /// What it hashes to.
@@ -286,26 +298,26 @@ struct Sources {
 
 /// What is simulated: what was committed last, or rows could not be told apart.
 fn sources() -> Result<Sources> {
-    let git = |args: &[&str]| {
-        let output = Command::new("git").args(args).stdin(Stdio::null()).output();
+    let git = |command: &[&str]| {
+        let output = Command::new("git").args(command).stdin(Stdio::null()).output();
         let output = output.map_err(|error| Problem::new(Code::Other, format!("git cannot be run: {error}")))?;
-        let text = String::from_utf8_lossy(&output.stdout).trim().to_owned();
-        match output.status.success() {
-            true => Ok(text),
-            false => {
-                Err(Problem::new(Code::Usage, "this is not the top of the repository, whose sources rows are kept for"))
-            }
-        }
+        Ok(output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned()))
     };
-    let tree = git(&["rev-parse", "HEAD:gossip/src"])?;
-    if !git(&["status", "--porcelain", "--", "gossip/src"])?.is_empty() {
-        return Err(Problem::new(
-            Code::Usage,
-            "gossip/src has changes that are not committed: rows could not be told apart",
-        )
-        .hint("Commit them, or run one scenario: p2p-testnet sim members --scenario NAME"));
+    let of_simulated = |command: &[&'static str]| git(&[command, &["--"], &SIMULATED].concat());
+    let listing = of_simulated(&["ls-tree", "-r", "HEAD"])?.filter(|listing| !listing.is_empty());
+    let (Some(listing), Some(changes), Some(commit)) =
+        (listing, of_simulated(&["status", "--porcelain"])?, git(&["rev-parse", "--short=7", "HEAD"])?)
+    else {
+        let message = "this is not the top of the repository, whose sources rows are kept for";
+        return Err(Problem::new(Code::Usage, message));
+    };
+    if !changes.is_empty() {
+        let message = "what is simulated has changes that are not committed: rows could not be told apart";
+        return Err(Problem::new(Code::Usage, message)
+            .hint("Commit them, or run one scenario: p2p-testnet sim members --scenario NAME"));
     }
-    Ok(Sources { commit: git(&["rev-parse", "--short=7", "HEAD"])?, tree: tree.chars().take(12).collect() })
+    let tree = blake3::hash(listing.as_bytes()).to_hex().chars().take(12).collect();
+    Ok(Sources { commit, tree })
 }
 
 /// Rows that are there; whatever else the file holds is somebody else's.

@@ -1,0 +1,44 @@
+//! The replicated map, pure: every node holds all of it, writes without asking anybody, and no write is lost.
+//!
+//! | | |
+//! |---|---|
+//! | [`Op`] | a write: its name ([`Dot`]), a key, a value or none, and exactly the writes that it takes the place of |
+//! | [`Vector`] | the writes that a node has seen, of all keys |
+//! | [`Entry`] | one key: the writes that stand, and what is known to be replaced before it was seen |
+//! | [`Replica`] | a node's copy: takes in writes, makes some, answers and merges |
+//! | [`KvTx`] | a transaction of the store that it is kept in |
+//! | [`Token`] | what a reader got to see |
+//!
+//! An entry is a function of the vector: siblings are the puts that it names, less all that any write it names has replaced.
+//! So a deleted key leaves nothing, however long another node is away: the vector is its tombstone. Two ways lead from one
+//! vector to another, and both keep this: a write in any order ([`Replica::apply`]), and what another holds of a key, with all of
+//! its writes that are missing here ([`Replica::merge`]).
+
+mod delta;
+mod dot;
+mod entry;
+mod key;
+mod op;
+mod place;
+mod replica;
+mod row;
+mod store;
+mod token;
+mod vector;
+
+#[cfg(test)]
+mod fold;
+#[cfg(test)]
+mod tests;
+
+pub use delta::{Answer, Told};
+pub use dot::{Actor, Dot, Dots};
+pub use entry::{Entry, Sibling};
+pub use key::{KEY_LEN_MAX, Key, KeyError};
+pub use op::{OP_LEN_MAX, Op, OpError, REPLACES_MAX, VALUE_LEN_MAX};
+pub use place::{LEAVES, Place};
+pub use replica::{Applied, ENTRY_LEN_MAX, Replica, SIBLINGS_MAX, Trouble, Write, WriteError, Written};
+pub use row::Damaged;
+pub use store::{KvTx, Memory};
+pub use token::{Token, TokenError};
+pub use vector::{Seen, Vector};
