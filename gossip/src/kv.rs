@@ -35,7 +35,7 @@ pub use delta::{Answer, Told};
 pub use dot::{Actor, Dot, Dots};
 pub use entry::{Entry, Sibling};
 pub use key::{KEY_LEN_MAX, Key, KeyError};
-pub use op::{OP_LEN_MAX, Op, OpError, REPLACES_MAX, VALUE_LEN_MAX};
+pub use op::{COUNTER_MAX, OP_LEN_MAX, Op, OpError, REPLACES_MAX, VALUE_LEN_MAX};
 pub use place::{LEAVES, Place};
 pub use replica::{Applied, ENTRY_LEN_MAX, Replica, SIBLINGS_MAX, Trouble, Write, WriteError, Written};
 pub use row::Damaged;

@@ -19,6 +19,9 @@ pub const VALUE_LEN_MAX: usize = 64 << 10;
 /// Writes that one write may replace.
 pub const REPLACES_MAX: usize = 1 << 10;
 
+/// Most writes of one actor: far more than anybody makes, and so far from the end of numbers that the next is one, too.
+pub const COUNTER_MAX: u64 = 1 << 62;
+
 /// Longest write in bytes.
 pub const OP_LEN_MAX: usize =
     1 + ACTOR_LEN + 8 + 2 + KEY_LEN_MAX + 1 + 4 + VALUE_LEN_MAX + 8 + REPLACES_MAX * (ACTOR_LEN + DOT_LEN);
@@ -122,7 +125,7 @@ fn actor(left: &mut Bytes) -> Option<Actor> {
 }
 
 fn counter(left: &mut Bytes) -> Option<u64> {
-    left.try_get_u64_le().ok().filter(|counter| *counter > 0)
+    left.try_get_u64_le().ok().filter(|counter| (1..=COUNTER_MAX).contains(counter))
 }
 
 pub(super) fn split(left: &mut Bytes, len: usize) -> Option<Bytes> {

@@ -412,6 +412,16 @@ fn writes_in_a_row_replace_each_other_and_what_was_not_seen_stays_beside_them() 
 }
 
 #[test]
+fn numbers_of_a_stranger_are_none_that_nothing_follows() {
+    for (counter, is_one) in [(0, false), (1, true), (COUNTER_MAX, true), (COUNTER_MAX + 1, false), (u64::MAX, false)] {
+        let mut bytes = BytesMut::new();
+        let dot = Dot { actor: actor(1), counter };
+        Op { dot, key: key(), value: None, replaces: Dots::default() }.encode(&mut bytes);
+        assert_eq!(Op::decode(&bytes.freeze()).is_ok(), is_one, "{counter}");
+    }
+}
+
+#[test]
 fn a_deleted_key_leaves_no_row_and_is_not_there_for_create() {
     let [mut one] = nodes();
     let key = key();
