@@ -254,6 +254,7 @@ impl Handle {
             replicas: self.inner.config.replicas,
             copies_min: stat.copies_min,
             holders: stat.holders.iter().map(ToString::to_string).collect(),
+            silent: stat.silent.iter().map(ToString::to_string).collect(),
         })
     }
 

@@ -21,5 +21,6 @@ fn text(stat: &Stat) -> String {
         .line("objects", stat.objects.to_string())
         .line("copies", format!("{}/{}", stat.copies_min, stat.replicas))
         .lines("holders", &stat.holders)
+        .lines("silent", &stat.silent)
         .text()
 }

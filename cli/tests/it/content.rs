@@ -369,7 +369,7 @@ fn held() -> Response {
     answer(
         200,
         &json!({"address": ADDRESS, "cid": "bafkr4i", "size": 1_572_864, "objects": 3, "replicas": 3, "copies_min": 2,
-            "holders": ["12D3KooWA", "12D3KooWB"]}),
+            "holders": ["12D3KooWA", "12D3KooWB"], "silent": ["12D3KooWC"]}),
     )
 }
 
@@ -384,7 +384,8 @@ fn stat_lists_what_is_known_about_content() {
         "objects  3".to_owned(),
         "copies   2/3".to_owned(),
         "holders  12D3KooWA".to_owned(),
-        "         12D3KooWB\n".to_owned(),
+        "         12D3KooWB".to_owned(),
+        "silent   12D3KooWC\n".to_owned(),
     ];
     assert_eq!(stdout(&done), text.join("\n"));
     let done = world.run(["stat", "--json", ADDRESS]).code(0);

@@ -39,6 +39,8 @@ pub struct Stat {
     pub copies_min: u32,
     /// Members with a copy of at least one group.
     pub holders: BTreeSet<PeerId>,
+    /// Members that did not answer: the copies they may have are not counted.
+    pub silent: BTreeSet<PeerId>,
 }
 
 impl<S: ObjectStore, L: Locator> Content<S, L> {
@@ -77,8 +79,11 @@ impl<S: ObjectStore, L: Locator> Content<S, L> {
             let Some(holders) = under_way.next().await else { break };
             counted.push(holders);
         }
+        drop(under_way);
         let copies_min = counted.iter().map(|holders| holders.len() as u32).min().unwrap_or(0);
-        Ok(Stat { len, objects, copies_min, holders: counted.into_iter().flatten().collect() })
+        let holders = counted.into_iter().flatten().collect();
+        let silent = silent.into_inner().unwrap_or_else(PoisonError::into_inner);
+        Ok(Stat { len, objects, copies_min, holders, silent })
     }
 
     /// How long a file is.

@@ -226,6 +226,19 @@ async fn put(member: &Member, content: &Bytes, acks: u32) -> Uploaded {
     member.content.put(futures::stream::iter(parts), options).await.expect("stored")
 }
 
+/// Waits until every part of a file has so many copies: a put waits a second only for those that it does not need.
+async fn until_copies(member: &Member, root: RootId, copies: u32) -> Stat {
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(60);
+    loop {
+        let stat = member.content.stat(root, STALL).await.expect("found");
+        if stat.copies_min == copies {
+            return stat;
+        }
+        assert!(tokio::time::Instant::now() < deadline, "{stat:?}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
 async fn get(member: &Member, root: RootId, cache: bool) -> Result<Vec<u8>, ContentError> {
     get_within(STALL, member, root, cache).await
 }
@@ -251,8 +264,7 @@ async fn what_is_put_on_one_member_comes_back_from_every_other() {
         for member in &members {
             assert!(get(member, uploaded.root, false).await.expect("found") == content, "{len}");
         }
-        let stat = members[3].content.stat(uploaded.root, STALL).await.expect("found");
-        assert_eq!((stat.len, stat.copies_min), (len as u64, 3));
+        assert_eq!(until_copies(&members[3], uploaded.root, 3).await.len, len as u64);
     }
 }
 
@@ -333,6 +345,14 @@ async fn a_candidate_that_says_nothing_costs_its_time_once_and_not_for_every_par
     let started = tokio::time::Instant::now();
     assert!(put(&members[0], &content, 2).await.report.enough);
     assert!(started.elapsed() < 3 * HELLO_TIME_MAX, "{:?}", started.elapsed());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_does_not_answer_is_named_where_copies_are_counted() {
+    let members = network(&[Manner::Honest, Manner::Honest, Manner::NoAnswer]).await;
+    let root = put(&members[0], &bytes(9, 3 << 20), 2).await.root;
+    let stat = until_copies(&members[0], root, 2).await;
+    assert_eq!(stat.silent, [members[2].content.locator.me].into());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -435,8 +455,7 @@ async fn what_is_damaged_on_a_holder_is_never_served_and_mended_from_another() {
             assert_eq!(counted(holder), (damaged + 1, mended + 1));
             assert!(is_bound(holder, root, reference).await, "no hold is lost");
         }
-        let stat = members[3].content.stat(root, STALL).await.expect("found");
-        assert_eq!(stat.copies_min, 3);
+        until_copies(&members[3], root, 3).await;
     }
 }
 

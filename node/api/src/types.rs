@@ -100,6 +100,8 @@ pub struct Stat {
     pub copies_min: u32,
     /// Peers that hold at least one part.
     pub holders: Vec<String>,
+    /// Peers that did not answer: the copies they may have are not counted.
+    pub silent: Vec<String>,
 }
 
 /// Result of `GET /v1/status`. A part that is not built is absent, not zero.

@@ -54,6 +54,20 @@ async fn get(client: &Client, address: &str) -> Vec<u8> {
     bytes
 }
 
+/// Waits until every part of a file has so many copies. A put waits a second for those it does not need, and a member that
+/// is busy for longer is not counted when it is asked.
+async fn until_copies(client: &Client, address: &str, copies: u32) {
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(60);
+    loop {
+        let stat = client.stat(address, None).await;
+        if stat.as_ref().is_ok_and(|stat| stat.copies_min == copies) {
+            return;
+        }
+        assert!(tokio::time::Instant::now() < deadline, "{stat:?}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
 /// One request as any HTTP client would send it.
 async fn raw(node: &Node, request: &str, range: Option<&str>) -> String {
     let mut socket = tokio::net::UnixStream::connect(node.handle().socket()).await.expect("it listens");

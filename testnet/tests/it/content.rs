@@ -47,6 +47,20 @@ async fn put(client: &Client, content: &Bytes) -> PutResult {
     result
 }
 
+/// Waits until every part has so many copies. A put waits a second for those it does not need, and a member that is busy
+/// for longer is not counted when it is asked.
+async fn until_copies(client: &Client, content: &Bytes, copies: u32) {
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(60);
+    loop {
+        let stat = client.stat(&address(content), None).await;
+        if stat.as_ref().is_ok_and(|stat| stat.copies_min == copies) {
+            return;
+        }
+        assert!(tokio::time::Instant::now() < deadline, "{stat:?}");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
 async fn get(client: &Client, address: &str, options: GetOptions) -> Result<Vec<u8>, Problem> {
     let mut found = client.get(address, options).await?;
     let mut bytes = Vec::with_capacity(found.len as usize);
@@ -82,7 +96,8 @@ async fn every_size_comes_back_from_every_node_also_after_the_first_was_killed()
     let mut files = Vec::new();
     for len in sizes {
         let file = content(len as u64, len);
-        assert_eq!(put(&net.cluster.client(0), &file).await.copies, 3, "{len} bytes");
+        put(&net.cluster.client(0), &file).await;
+        until_copies(&net.cluster.client(0), &file, 3).await;
         files.push(file);
     }
     for killed in [false, true] {
@@ -311,15 +326,7 @@ async fn a_put_that_lacks_copies_says_so_and_brings_them_after_a_restart() {
     for node in 0..3 {
         net.cluster.restart(node).await.expect("it comes back");
     }
-    let deadline = tokio::time::Instant::now() + Duration::from_secs(60);
-    loop {
-        let stat = net.cluster.client(1).stat(&address(&file), None).await;
-        if stat.as_ref().is_ok_and(|stat| stat.copies_min == 3) {
-            break;
-        }
-        assert!(tokio::time::Instant::now() < deadline, "{stat:?}");
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
+    until_copies(&net.cluster.client(1), &file, 3).await;
     net.cluster.kill(0).await.expect("it runs");
     check(&get(&net.cluster.client(2), &address(&file), FRESH).await, &file, "without the one who put it");
 }
