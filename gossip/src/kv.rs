@@ -10,7 +10,7 @@
 //! | [`Token`] | what a reader got to see |
 //!
 //! An entry is a function of the vector: siblings are the puts that it names, less all that any write it names has replaced.
-//! So a deleted key leaves nothing, however long another node is away: the vector is its tombstone. Two ways lead from one
+//! So a deleted key leaves nothing, however long another node is away: the vector is its tombstone. Three ways lead from one
 //! vector to another, and both keep this: a write in any order ([`Replica::apply`]), and what another holds of a key, with all of
 //! its writes that are missing here ([`Replica::merge`]).
 
@@ -20,11 +20,14 @@ mod entry;
 mod key;
 mod op;
 mod place;
+mod recover;
 mod replica;
 mod row;
+mod session;
 mod store;
 mod token;
 mod vector;
+mod write;
 
 #[cfg(test)]
 mod fold;
@@ -37,8 +40,9 @@ pub use entry::{Entry, Sibling};
 pub use key::{KEY_LEN_MAX, Key, KeyError};
 pub use op::{COUNTER_MAX, OP_LEN_MAX, Op, OpError, REPLACES_MAX, VALUE_LEN_MAX};
 pub use place::{LEAVES, Place};
-pub use replica::{Applied, ENTRY_LEN_MAX, Replica, SIBLINGS_MAX, Trouble, Write, WriteError, Written};
-pub use row::Damaged;
+pub use replica::{Applied, Damage, Epochs, Replica, Trouble};
+pub use session::{Adopted, Closed, DROPPED_MAX, DROPPED_PART, Looked, Opened, Rows, Session, Wanted};
 pub use store::{KvTx, Memory};
 pub use token::{Token, TokenError};
 pub use vector::{Seen, Vector};
+pub use write::{ENTRY_LEN_MAX, SIBLINGS_MAX, Write, WriteError, Written};

@@ -91,12 +91,16 @@ pub struct Differences {
     pub few: Vec<Range>,
 }
 
-/// What all members come to: the first message.
+/// What all members come to, divided so often: the first message.
 ///
 /// # Errors
 /// When that cannot be said.
-pub fn begin<S: Sums>(sums: &mut S) -> Result<Divided, S::Error> {
-    divide(sums, Range::ALL, Range::ALL.parts().expect("all places are many"))
+pub fn begin<S: Sums>(sums: &mut S, depth: u32) -> Result<Vec<Divided>, S::Error> {
+    let mut ranges = vec![Range::ALL];
+    for _ in 0..depth {
+        ranges = ranges.into_iter().filter_map(Range::parts).flatten().collect();
+    }
+    ranges.into_iter().filter_map(|range| Some(divide(sums, range, range.parts()?))).collect()
 }
 
 /// Compares what the other side has sent, and says where to look closer. Nothing of either where nothing differs.
@@ -152,8 +156,8 @@ mod tests {
 
     /// Ranges in which either side has few, how many messages that took, and how many digests.
     fn reconcile(one: &mut Set, other: &mut Set) -> (Vec<Range>, usize, usize) {
-        let Ok(first) = begin(one);
-        let (mut sent, mut messages, mut digests) = (vec![first], 1, PARTS);
+        let Ok(mut sent) = begin(one, 1);
+        let (mut messages, mut digests) = (1, sent.len() * PARTS);
         let mut few = Vec::new();
         while !sent.is_empty() {
             let Ok(found) = compare(other, &sent);

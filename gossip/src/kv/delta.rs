@@ -5,11 +5,12 @@
 //! replaced. Each answer is one read; different keys may be told at different moments. The asker asks again until nothing is
 //! missing, and forgets its question, and whatever is answered to it, when it starts anew.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
-use super::dot::{Dot, Dots};
+use super::dot::{Actor, Dot, Dots};
 use super::entry::Entry;
 use super::key::Key;
+use super::place::Place;
 use super::replica::{Replica, Trouble};
 use super::store::KvTx;
 use super::vector::Vector;
@@ -30,6 +31,8 @@ pub struct Told {
 pub enum Answer {
     /// These keys, as they are under this vector.
     Keys {
+        /// Which life of a node has asked.
+        to: Actor,
         /// Some of those of which anything is missing; none if nothing is.
         keys: Vec<Told>,
         /// What the other has seen.
@@ -44,36 +47,89 @@ impl Replica {
     ///
     /// # Errors
     /// When that cannot be done.
-    pub fn answer<T: KvTx>(&self, tx: &mut T, asked: &Vector, keys_max: usize) -> Result<Answer, Trouble<T::Error>> {
-        if !asked.covers(self.dropped()) {
-            return Ok(Answer::TooOld);
+    pub fn answer<T: KvTx>(
+        &self,
+        tx: &mut T,
+        to: Actor,
+        asked: &Vector,
+        keys_max: usize,
+    ) -> Result<Answer, Trouble<T::Error>> {
+        let Some(keys) = self.missing_keys(tx, asked, keys_max)? else { return Ok(Answer::TooOld) };
+        let mut told: Vec<Told> = Vec::with_capacity(keys.len());
+        for (key, entry) in self.entries(tx, keys)? {
+            let dots = tx.logged_of(&key)?;
+            let dots = dots.into_iter().filter(|dot| self.vector().contains(dot) && !asked.contains(dot)).collect();
+            told.push(Told { key, entry, dots });
         }
-        let mut keys: Vec<Told> = Vec::new();
-        let mut found: BTreeSet<Key> = BTreeSet::new();
+        Ok(Answer::Keys { to, keys: told, vector: self.vector().clone() })
+    }
+
+    /// Keys, so many at most, of which whoever has seen this much lacks anything. None if that cannot be said.
+    pub(super) fn missing_keys<T: KvTx>(
+        &self,
+        tx: &mut T,
+        asked: &Vector,
+        keys_max: usize,
+    ) -> Result<Option<BTreeSet<Key>>, Trouble<T::Error>> {
+        // All of it has to be there, also what is not told this time: a key of which one is gone would be told in part.
+        for (actor, run) in self.vector().missing_in(asked) {
+            if tx.count_logged(&actor, run.clone())? != run.end() - run.start() + 1 {
+                return Ok(None);
+            }
+        }
+        let mut keys = BTreeSet::new();
         for (actor, run) in self.vector().missing_in(asked) {
             for counter in run {
                 if keys.len() == keys_max {
-                    return Ok(Answer::Keys { keys, vector: self.vector().clone() });
+                    return Ok(Some(keys));
                 }
-                let Some((key, _)) = tx.logged(&Dot { actor, counter })? else { return Ok(Answer::TooOld) };
-                if found.insert(key.clone()) {
-                    let dots = tx.logged_of(&key)?;
-                    let dots = dots.into_iter().filter(|dot| self.vector().contains(dot) && !asked.contains(dot));
-                    keys.push(Told { entry: self.get(tx, &key)?, dots: dots.collect(), key });
-                }
+                let Some((key, _)) = tx.logged(&Dot { actor, counter })? else { return Ok(None) };
+                keys.insert(key);
             }
         }
-        Ok(Answer::Keys { keys, vector: self.vector().clone() })
+        Ok(Some(keys))
     }
 
-    /// Takes in what another holds of some keys under its vector, as an answer to a vector that this replica had since it was
-    /// opened. How many writes were new.
+    /// What is held of some keys, with proof that it is all: a row that was lost would be taken for one that was deleted.
+    pub(super) fn entries<T: KvTx>(
+        &self,
+        tx: &mut T,
+        keys: BTreeSet<Key>,
+    ) -> Result<Vec<(Key, Entry)>, Trouble<T::Error>> {
+        let mut by_leaf: BTreeMap<usize, Vec<Key>> = BTreeMap::new();
+        for key in keys {
+            by_leaf.entry(Place::of(&key).leaf()).or_default().push(key);
+        }
+        let mut entries = Vec::new();
+        for (leaf, keys) in by_leaf {
+            let rows = self.leaf(tx, leaf)?;
+            for key in keys {
+                let row = rows.iter().find(|row| row.key == key);
+                entries.push((key, row.map(|row| row.entry.clone()).unwrap_or_default()));
+            }
+        }
+        Ok(entries)
+    }
+
+    /// Takes in what another holds of some keys under its vector, as an answer to a vector that this replica had in this life.
+    /// How many writes were new: none while all is being compared.
     ///
     /// # Errors
     /// When that cannot be done.
-    pub fn merge<T: KvTx>(&mut self, tx: &mut T, keys: &[Told], theirs: &Vector) -> Result<usize, Trouble<T::Error>> {
+    pub fn merge<T: KvTx>(
+        &mut self,
+        tx: &mut T,
+        to: Actor,
+        keys: &[Told],
+        theirs: &Vector,
+    ) -> Result<usize, Trouble<T::Error>> {
+        if to != self.me() || self.session.is_some() {
+            return Ok(0);
+        }
+        self.notice_all(theirs);
         let mut new = 0;
         for Told { key, entry, dots } in keys {
+            entry.names().for_each(|dot| self.notice(&dot));
             let loaded = self.load(tx, key)?;
             let (mut ours, before) = loaded.map_or_else(Default::default, |(entry, hash)| (entry, Some(hash)));
             ours.merge(self.vector(), entry, theirs);

@@ -46,6 +46,17 @@ impl Entry {
         &self.context
     }
 
+    /// All writes that it names: those that stand, those that they have replaced, and those that are known to be replaced.
+    pub fn names(&self) -> impl Iterator<Item = Dot> {
+        let siblings = self.siblings.iter().flat_map(|sibling| sibling.replaces.iter().chain([&sibling.dot]));
+        siblings.chain(self.context.iter()).copied()
+    }
+
+    /// The writes that stand.
+    pub fn into_siblings(self) -> Vec<Sibling> {
+        self.siblings
+    }
+
     /// Whether nothing is to be kept: the vector says all that there is to say.
     pub fn is_empty(&self) -> bool {
         self.siblings.is_empty() && self.context.is_empty()
@@ -65,6 +76,11 @@ impl Entry {
         self.context.retain(|dot| *dot != op.dot);
         // Held or not: what is not seen yet would come to stand otherwise, when it comes.
         self.context.extend(op.replaces.iter().filter(|dot| !vector.contains(dot)).copied());
+    }
+
+    /// Takes note that the vector is going to name these writes, of which none stands that does not stand here.
+    pub fn strip(&mut self, vector: &Vector) {
+        self.context.retain(|dot| !vector.contains(dot));
     }
 
     /// Takes in what another store holds of this key under its vector. Learned by it are exactly the writes of the key that its

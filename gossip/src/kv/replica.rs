@@ -1,39 +1,65 @@
 //! One node's copy of the map: what changes it, and what it says of itself.
 //!
 //! Whatever changes it does so within a transaction of its store, and keeps it whole: every row is what the vector makes it
-//! ([`super::entry`]), every sum that of its rows.
+//! ([`super::entry`]), every sum that of its rows. A vector is a tombstone only for a store that is whole: a row that was lost
+//! would look like one that was deleted. So rows have a hash, and ranges of them and the vector a sum, which are computed
+//! again whenever others are told of them; what does not come to the same is [`Damage`], after which the store is built again
+//! from what is left of it ([`Replica::recover`]).
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
-use bytes::{Bytes, BytesMut};
+use bytes::{BufMut, Bytes, BytesMut};
 
-use super::dot::{Actor, Dot, Dots};
+use super::dot::{Actor, Dot};
 use super::entry::Entry;
 use super::key::Key;
-use super::op::{Op, REPLACES_MAX, VALUE_LEN_MAX};
+use super::op::Op;
 use super::place::{LEAVES, Place};
 use super::row;
+use super::session::Session;
 use super::store::KvTx;
-use super::token::{Token, TokenError};
-use super::vector::Vector;
+use super::vector::{Seen, Vector};
 use crate::sum::Sum;
+use crate::swim::Name;
 
-/// Writes of a key beside each other from which on only what leaves fewer is taken from this node's users. What others have
-/// written is always taken in: to refuse it would be to lose it.
-pub const SIBLINGS_MAX: usize = 64;
+/// The number of the vector's sum; those below are of the rows of a leaf each.
+const VECTOR_SUM: usize = LEAVES;
 
-/// Bytes of a key's values together, likewise.
-pub const ENTRY_LEN_MAX: usize = 1 << 20;
+/// Rows that are read at once.
+pub(super) const ROWS_AT_ONCE: usize = 256;
 
 /// A copy of the map.
 pub struct Replica {
     me: Actor,
+    epochs: Epochs,
     vector: Vector,
-    /// Of those, what has left the log.
-    dropped: Vector,
     sums: Vec<Sum>,
-    changed_actors: BTreeSet<Actor>,
-    changed_leaves: BTreeSet<usize>,
+    /// What the transaction has changed: actors, with what their entries have added to the sum of the vector before.
+    changed_actors: BTreeMap<Actor, Option<blake3::Hash>>,
+    changed_sums: BTreeSet<usize>,
+    /// The comparison with another that is under way.
+    pub(super) session: Option<Session>,
+}
+
+/// Names under which a node has never written: 64 bits each that nobody can tell before.
+#[derive(Clone)]
+pub struct Epochs {
+    seed: [u8; 32],
+    given: u64,
+}
+
+impl Epochs {
+    /// From random bytes that are new at every start.
+    pub fn new(seed: [u8; 32]) -> Self {
+        Self { seed, given: 0 }
+    }
+
+    fn next(&mut self) -> u64 {
+        self.given += 1;
+        let hash = blake3::keyed_hash(&self.seed, &self.given.to_le_bytes());
+        let (first, _) = hash.as_bytes().split_first_chunk().expect("32 bytes are more than 8");
+        u64::from_le_bytes(*first)
+    }
 }
 
 /// Why something could not be done. The transaction is to be given up.
@@ -41,8 +67,22 @@ pub struct Replica {
 pub enum Trouble<E> {
     /// The store cannot be read or written.
     Store(E),
-    /// The row of this key is not what was written: the store has lost something.
-    Damaged(Key),
+    /// The store has lost something.
+    Damage(Damage),
+}
+
+/// What a store has lost.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Damage {
+    /// The row of this key is not what was written.
+    #[error("the row of {0:?} is not what was written")]
+    Row(Key),
+    /// The rows of this leaf are not all that were written.
+    #[error("the rows of leaf {0} are not those that were written")]
+    Leaf(usize),
+    /// The vector is not what was written.
+    #[error("the vector is not what was written")]
+    Vector,
 }
 
 impl<E> From<E> for Trouble<E> {
@@ -58,72 +98,42 @@ pub enum Applied {
     New,
     /// It was seen before.
     Known,
-}
-
-/// What a write is to take the place of.
-#[derive(Clone, Debug)]
-pub enum Write {
-    /// What was read with this token, and nothing else.
-    Read(Token),
-    /// What this node holds at that moment: one write, or several where `force` says so.
-    Held {
-        /// Whether several may be replaced that nobody has read together.
-        force: bool,
-    },
-    /// Nothing: it stands beside whatever there is.
-    Beside,
-    /// Nothing, and nothing may be there.
-    Create,
-}
-
-/// A write that was made. It counts, and may be told, once the transaction is committed.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Written {
-    /// The write.
-    pub op: Op,
-    /// Its encoding.
-    pub bytes: Bytes,
-    /// With what it was meant to be read together: the next write may take the place of it.
-    pub token: Token,
-}
-
-/// Why nothing was written. The transaction has done nothing for it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum WriteError {
-    /// Longer than a value may be.
-    #[error("a value of {0} bytes is longer than {VALUE_LEN_MAX}")]
-    TooLong(usize),
-    /// Several writes stand beside each other, and none of them is to be replaced unread.
-    #[error("{0} values stand beside each other")]
-    Conflict(usize),
-    /// The key is there already.
-    #[error("the key is there")]
-    Exists,
-    /// So much stands beside each other already that nothing may be added.
-    #[error("{siblings} values of {len} bytes stand beside each other")]
-    Full {
-        /// How many there would be.
-        siblings: usize,
-        /// Their bytes together.
-        len: usize,
-    },
-    /// The token is not taken.
-    #[error(transparent)]
-    Token(#[from] TokenError),
+    /// It will come, with what has become of it since, at the end of the comparison that is under way.
+    Later,
 }
 
 impl Replica {
-    /// The copy in a store, which this node writes to under a name that was never used.
+    /// The copy in a store, to which this node writes under a name that was never used.
     ///
     /// # Errors
-    /// When the store cannot be read.
-    pub fn open<T: KvTx>(tx: &mut T, me: Actor) -> Result<Self, Trouble<T::Error>> {
-        let mut sums = vec![Sum::default(); LEAVES];
-        for (leaf, sum) in tx.sums()? {
-            sums[leaf] = sum;
+    /// When the store cannot be read, or has lost something.
+    pub fn open<T: KvTx>(tx: &mut T, peer: Name, epochs: Epochs) -> Result<Self, Trouble<T::Error>> {
+        let mut replica = Self::empty(peer, epochs);
+        for (number, sum) in tx.sums()? {
+            *replica.sums.get_mut(number).ok_or(Trouble::Damage(Damage::Vector))? = sum;
         }
-        let (vector, dropped) = (Vector::of(tx.vector()?), Vector::of(tx.dropped()?));
-        Ok(Self { me, vector, dropped, sums, changed_actors: BTreeSet::new(), changed_leaves: BTreeSet::new() })
+        let seen = tx.vector()?;
+        let mut sum = Sum::default();
+        seen.iter().for_each(|(actor, seen)| sum.add(&hash_of_seen(actor, seen)));
+        replica.vector = Vector::of(seen);
+        if sum != replica.sums[VECTOR_SUM] {
+            return Err(Trouble::Damage(Damage::Vector));
+        }
+        // Nobody answers any more what another life has asked.
+        tx.clear_staged()?;
+        Ok(replica)
+    }
+
+    pub(super) fn empty(peer: Name, mut epochs: Epochs) -> Self {
+        Self {
+            me: Actor { peer, epoch: epochs.next() },
+            epochs,
+            vector: Vector::default(),
+            sums: vec![Sum::default(); LEAVES + 1],
+            changed_actors: BTreeMap::new(),
+            changed_sums: BTreeSet::new(),
+            session: None,
+        }
     }
 
     /// Under which name this node writes.
@@ -136,11 +146,6 @@ impl Replica {
         &self.vector
     }
 
-    /// Which of those have left its log.
-    pub fn dropped(&self) -> &Vector {
-        &self.dropped
-    }
-
     /// What the rows of a leaf come to.
     pub fn sum(&self, leaf: usize) -> &Sum {
         &self.sums[leaf]
@@ -151,7 +156,13 @@ impl Replica {
     /// # Errors
     /// When that cannot be said.
     pub fn get<T: KvTx>(&self, tx: &mut T, key: &Key) -> Result<Entry, Trouble<T::Error>> {
-        Ok(self.load(tx, key)?.map_or_else(Entry::default, |(entry, _)| entry))
+        match self.load(tx, key)? {
+            Some((entry, _)) => Ok(entry),
+            None => {
+                self.check_leaf(tx, Place::of(key).leaf())?;
+                Ok(Entry::default())
+            }
+        }
     }
 
     /// Takes in a write, whose encoding this is, from whomever and in whatever order.
@@ -162,73 +173,38 @@ impl Replica {
         if self.vector.contains(&op.dot) {
             return Ok(Applied::Known);
         }
+        if self.session.as_ref().is_some_and(|session| session.opened().contains(&op.dot)) {
+            return Ok(Applied::Later);
+        }
+        op.replaces.iter().chain([&op.dot]).for_each(|dot| self.notice(dot));
+        self.take_in(tx, op, bytes)?;
+        Ok(Applied::New)
+    }
+
+    /// Takes in a write that is new here.
+    pub(super) fn take_in<T: KvTx>(&mut self, tx: &mut T, op: &Op, bytes: &Bytes) -> Result<(), Trouble<T::Error>> {
         let loaded = self.load(tx, &op.key)?;
         let (mut entry, before) = loaded.map_or_else(Default::default, |(entry, hash)| (entry, Some(hash)));
         entry.apply(&self.vector, op);
         self.store(tx, &op.key, before, &entry)?;
-        tx.append(&op.dot, &op.key, Some(bytes))?;
+        tx.append(&op.dot, &op.key, Some(&sealed(bytes)))?;
         self.learn(op.dot);
-        Ok(Applied::New)
+        self.touched(tx, &op.key)
     }
 
-    /// Writes: a value, or with None that the key is gone. None if there is nothing to do.
-    ///
-    /// # Errors
-    /// When the store fails; within that, why the write is refused.
-    pub fn write<T: KvTx>(
-        &mut self,
-        tx: &mut T,
-        key: &Key,
-        value: Option<Bytes>,
-        write: &Write,
-    ) -> Result<Result<Option<Written>, WriteError>, Trouble<T::Error>> {
-        let entry = self.get(tx, key)?;
-        let replaces = match self.replaced(&entry, key, value.as_deref(), write) {
-            Ok(Some(replaces)) => replaces,
-            Ok(None) => return Ok(Ok(None)),
-            Err(error) => return Ok(Err(error)),
-        };
-        let counter = self.vector.seen(&self.me).map_or(0, |seen| seen.last()) + 1;
-        let op = Op { dot: Dot { actor: self.me, counter }, key: key.clone(), value, replaces };
-        let mut bytes = BytesMut::new();
-        op.encode(&mut bytes);
-        let bytes = bytes.freeze();
-        self.apply(tx, &op, &bytes)?;
-        let read = op.value.is_some().then_some(op.dot);
-        let token = Token::new(key, read.into_iter().collect());
-        Ok(Ok(Some(Written { op, bytes, token })))
+    /// Takes note that somebody knows of a write. One of this node's own that it has not made was made by a life that it has
+    /// forgotten: whatever it writes from now on has another name.
+    pub(super) fn notice(&mut self, dot: &Dot) {
+        if dot.actor == self.me && dot.counter > self.vector.seen(&self.me).map_or(0, Seen::last) {
+            self.me.epoch = self.epochs.next();
+        }
     }
 
-    /// What a write is to take the place of; None if there is nothing to do.
-    fn replaced(
-        &self,
-        entry: &Entry,
-        key: &Key,
-        value: Option<&[u8]>,
-        write: &Write,
-    ) -> Result<Option<Dots>, WriteError> {
-        let value_len = value.map_or(0, <[u8]>::len);
-        if value_len > VALUE_LEN_MAX {
-            return Err(WriteError::TooLong(value_len));
+    pub(super) fn notice_all(&mut self, vector: &Vector) {
+        let me = self.me;
+        if let Some(seen) = vector.seen(&me) {
+            self.notice(&Dot { actor: me, counter: seen.last() });
         }
-        let held = entry.siblings();
-        let replaces: Dots = match write {
-            Write::Read(token) => token.dots(key, &self.vector)?.clone(),
-            Write::Held { force } if held.len() > 1 && !force => return Err(WriteError::Conflict(held.len())),
-            Write::Held { .. } => held.iter().map(|sibling| sibling.dot).take(REPLACES_MAX).collect(),
-            Write::Create if !held.is_empty() => return Err(WriteError::Exists),
-            Write::Beside | Write::Create => Dots::default(),
-        };
-        if value.is_none() && replaces.is_empty() {
-            return Ok(None);
-        }
-        let left = held.iter().filter(|sibling| !replaces.contains(&sibling.dot));
-        let (siblings, len) = left.fold((1, value_len), |(count, len), sibling| (count + 1, len + sibling.value.len()));
-        let is_fuller = siblings > held.len();
-        if value.is_some() && is_fuller && (siblings > SIBLINGS_MAX || len > ENTRY_LEN_MAX) {
-            return Err(WriteError::Full { siblings, len });
-        }
-        Ok(Some(replaces))
     }
 
     /// Keeps what the transaction has changed beside rows and log: the last step before it is committed.
@@ -236,30 +212,64 @@ impl Replica {
     /// # Errors
     /// When the store cannot be written.
     pub fn finish<T: KvTx>(&mut self, tx: &mut T) -> Result<(), Trouble<T::Error>> {
-        for actor in std::mem::take(&mut self.changed_actors) {
+        for (actor, before) in std::mem::take(&mut self.changed_actors) {
+            let sum = &mut self.sums[VECTOR_SUM];
+            before.iter().for_each(|before| sum.subtract(before));
             if let Some(seen) = self.vector.seen(&actor) {
+                sum.add(&hash_of_seen(&actor, seen));
                 tx.set_seen(&actor, seen)?;
             }
-            if let Some(dropped) = self.dropped.seen(&actor) {
-                tx.set_dropped(&actor, dropped)?;
-            }
+            self.changed_sums.insert(VECTOR_SUM);
         }
-        for leaf in std::mem::take(&mut self.changed_leaves) {
-            tx.set_sum(leaf, &self.sums[leaf])?;
+        for number in std::mem::take(&mut self.changed_sums) {
+            tx.set_sum(number, &self.sums[number])?;
         }
         Ok(())
     }
 
-    /// Drops a write from the log. Whoever lacks it from then on cannot be told what it lacks write by write.
+    /// Drops a write from the log. Whoever lacks it from then on cannot be told what it lacks key by key.
     ///
     /// # Errors
     /// When the store cannot be written.
     pub fn drop_logged<T: KvTx>(&mut self, tx: &mut T, dot: &Dot) -> Result<(), Trouble<T::Error>> {
-        if self.vector.contains(dot) && self.dropped.insert(*dot) {
-            tx.drop_logged(dot)?;
-            self.changed_actors.insert(dot.actor);
+        Ok(tx.drop_logged(dot)?)
+    }
+
+    /// A write that is in the log whole: for those who were only told of it, or have lost it.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub fn logged<T: KvTx>(&self, tx: &mut T, dot: &Dot) -> Result<Option<(Op, Bytes)>, Trouble<T::Error>> {
+        Ok(tx.logged(dot)?.and_then(|(_, op)| unsealed(dot, &op?)))
+    }
+
+    /// Reads all rows of a leaf, and makes sure that they are all that were written.
+    pub(super) fn leaf<T: KvTx>(&self, tx: &mut T, leaf: usize) -> Result<Vec<LeafRow>, Trouble<T::Error>> {
+        let mut rows: Vec<LeafRow> = Vec::new();
+        let mut sum = Sum::default();
+        loop {
+            let last = rows.last().map(|row| (row.place, row.key.clone()));
+            let (from, after) = last.map_or((Place::first_of(leaf), None), |(place, key)| (place, Some(key)));
+            let read = tx.rows(from, after.as_ref(), ROWS_AT_ONCE)?;
+            let is_last = read.len() < ROWS_AT_ONCE || read.last().is_some_and(|(place, ..)| place.leaf() != leaf);
+            for (place, key, row) in read.into_iter().take_while(|(place, ..)| place.leaf() == leaf) {
+                let Ok((entry, hash)) = row::decode(&key, &row) else { return Err(Trouble::Damage(Damage::Row(key))) };
+                sum.add(&hash);
+                rows.push(LeafRow { place, key, entry, hash });
+            }
+            if is_last {
+                break;
+            }
         }
-        Ok(())
+        if sum == self.sums[leaf] { Ok(rows) } else { Err(Trouble::Damage(Damage::Leaf(leaf))) }
+    }
+
+    /// Makes sure that the rows of a leaf are all that were written.
+    ///
+    /// # Errors
+    /// [`Damage`], or when the store cannot be read.
+    pub fn check_leaf<T: KvTx>(&self, tx: &mut T, leaf: usize) -> Result<(), Trouble<T::Error>> {
+        self.leaf(tx, leaf).map(drop)
     }
 
     pub(super) fn load<T: KvTx>(
@@ -268,7 +278,7 @@ impl Replica {
         key: &Key,
     ) -> Result<Option<(Entry, blake3::Hash)>, Trouble<T::Error>> {
         let Some(row) = tx.row(key)? else { return Ok(None) };
-        row::decode(key, &row).map(Some).map_err(|row::Damaged| Trouble::Damaged(key.clone()))
+        row::decode(key, &row).map(Some).map_err(|row::Damaged| Trouble::Damage(Damage::Row(key.clone())))
     }
 
     /// Keeps what is held of a key, of which the row that was there has added a hash to its sum.
@@ -281,22 +291,65 @@ impl Replica {
     ) -> Result<(), Trouble<T::Error>> {
         let place = Place::of(key);
         let row = (!entry.is_empty()).then(|| row::encode(key, entry));
+        let after = row.as_ref().map(|(_, hash)| *hash);
+        if before == after {
+            return Ok(());
+        }
         let sum = &mut self.sums[place.leaf()];
-        if let Some(before) = before {
-            sum.subtract(&before);
-        }
-        if let Some((_, hash)) = &row {
-            sum.add(hash);
-        }
-        self.changed_leaves.insert(place.leaf());
-        if before.is_some() || row.is_some() {
-            tx.set_row(place, key, row.as_ref().map(|(bytes, _)| bytes))?;
-        }
+        before.iter().for_each(|before| sum.subtract(before));
+        after.iter().for_each(|after| sum.add(after));
+        self.changed_sums.insert(place.leaf());
+        tx.set_row(place, key, row.as_ref().map(|(bytes, _)| bytes))?;
         Ok(())
     }
 
     pub(super) fn learn(&mut self, dot: Dot) {
+        self.changes(dot.actor);
         self.vector.insert(dot);
-        self.changed_actors.insert(dot.actor);
+    }
+
+    pub(super) fn learn_all(&mut self, vector: &Vector) {
+        vector.iter().for_each(|(actor, _)| self.changes(*actor));
+        self.vector.join(vector);
+    }
+
+    /// What is kept of an actor is going to change.
+    fn changes(&mut self, actor: Actor) {
+        let vector = &self.vector;
+        self.changed_actors.entry(actor).or_insert_with(|| vector.seen(&actor).map(|seen| hash_of_seen(&actor, seen)));
     }
 }
+
+/// A row that was read with all others of its leaf.
+pub(super) struct LeafRow {
+    pub(super) place: Place,
+    pub(super) key: Key,
+    pub(super) entry: Entry,
+    pub(super) hash: blake3::Hash,
+}
+
+fn hash_of_seen(actor: &Actor, seen: &Seen) -> blake3::Hash {
+    let mut hasher = blake3::Hasher::new_keyed(b"p2p-node 2026-11 parts of vector");
+    hasher.update(&actor.peer.0).update(&actor.epoch.to_le_bytes()).update(&seen.encode());
+    hasher.finalize()
+}
+
+/// A write as it is kept: with a hash before it, for the day when not all that is read can be believed.
+fn sealed(op: &Bytes) -> Bytes {
+    let mut bytes = BytesMut::with_capacity(SEAL_LEN + op.len());
+    bytes.put_slice(&blake3::hash(op).as_bytes()[..SEAL_LEN]);
+    bytes.put_slice(op);
+    bytes.freeze()
+}
+
+/// The write of that name, if this is what was kept of it.
+pub(super) fn unsealed(dot: &Dot, kept: &Bytes) -> Option<(Op, Bytes)> {
+    let (seal, rest) = kept.split_at_checked(SEAL_LEN)?;
+    if blake3::hash(rest).as_bytes()[..SEAL_LEN] != *seal {
+        return None;
+    }
+    let bytes = kept.slice(SEAL_LEN..);
+    Op::decode(&bytes).ok().filter(|op| op.dot == *dot).map(|op| (op, bytes))
+}
+
+const SEAL_LEN: usize = 16;

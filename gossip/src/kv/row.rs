@@ -22,7 +22,7 @@ const HASH_LEN: usize = 16;
 /// A row that is not what was written: its store has lost something.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("a damaged row")]
-pub struct Damaged;
+pub(super) struct Damaged;
 
 /// An entry's row, and the hash that it adds to a sum.
 pub(super) fn encode(key: &Key, entry: &Entry) -> (Bytes, blake3::Hash) {

@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
+use std::ops::{Bound, RangeInclusive};
 
 use bytes::Bytes;
 
@@ -13,9 +14,13 @@ use super::key::Key;
 use super::place::Place;
 use super::vector::Seen;
 use crate::sum::Sum;
+use crate::swim::Name;
 
 /// One transaction on a store. After an error nothing is known of what it has done: it is to be given up, and the replica with
 /// it.
+///
+/// What is damaged is not for the store to find out, but for the replica: bytes that cannot be a key are as good as lost, and
+/// left out.
 pub trait KvTx {
     /// Why a store cannot be read or written.
     type Error;
@@ -45,35 +50,35 @@ pub trait KvTx {
     /// When the store cannot be written.
     fn append(&mut self, dot: &Dot, key: &Key, op: Option<&Bytes>) -> Result<(), Self::Error>;
 
-    /// Of which key a write is, if it is in the log still, and the write if it ever was.
+    /// Of which key a write is, if it is in the log, and the write if it ever was.
     ///
     /// # Errors
     /// When the store cannot be read.
     fn logged(&mut self, dot: &Dot) -> Result<Option<(Key, Option<Bytes>)>, Self::Error>;
 
-    /// All writes of a key that are in the log still.
+    /// All writes of a key that are in the log.
     ///
     /// # Errors
     /// When the store cannot be read.
     fn logged_of(&mut self, key: &Key) -> Result<Vec<Dot>, Self::Error>;
+
+    /// How many of an actor's writes are in the log.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    fn count_logged(&mut self, actor: &Actor, run: RangeInclusive<u64>) -> Result<u64, Self::Error>;
+
+    /// Up to `count` writes that are in the log, in the order of their names; after that one, where one is given.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    fn log(&mut self, after: Option<&Dot>, count: usize) -> Result<Vec<(Dot, Option<Bytes>)>, Self::Error>;
 
     /// Drops a write from the log.
     ///
     /// # Errors
     /// When the store cannot be written.
     fn drop_logged(&mut self, dot: &Dot) -> Result<(), Self::Error>;
-
-    /// What has left the log.
-    ///
-    /// # Errors
-    /// When the store cannot be read.
-    fn dropped(&mut self) -> Result<Vec<(Actor, Seen)>, Self::Error>;
-
-    /// Keeps what of an actor has left the log.
-    ///
-    /// # Errors
-    /// When the store cannot be written.
-    fn set_dropped(&mut self, actor: &Actor, dropped: &Seen) -> Result<(), Self::Error>;
 
     /// All that was seen of each actor.
     ///
@@ -87,87 +92,168 @@ pub trait KvTx {
     /// When the store cannot be written.
     fn set_seen(&mut self, actor: &Actor, seen: &Seen) -> Result<(), Self::Error>;
 
-    /// The sums that are kept, each with its leaf; those that are not are of nothing.
+    /// The sums that are kept, each with its number; those that are not are of nothing.
     ///
     /// # Errors
     /// When the store cannot be read.
     fn sums(&mut self) -> Result<Vec<(usize, Sum)>, Self::Error>;
 
-    /// Keeps the sum of a leaf.
+    /// Keeps a sum.
     ///
     /// # Errors
     /// When the store cannot be written.
-    fn set_sum(&mut self, leaf: usize, sum: &Sum) -> Result<(), Self::Error>;
+    fn set_sum(&mut self, number: usize, sum: &Sum) -> Result<(), Self::Error>;
+
+    /// Whether this store was built from what was left of another, and has not been compared with a whole one since.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    fn is_behind(&mut self) -> Result<bool, Self::Error>;
+
+    /// Keeps whether it is behind.
+    ///
+    /// # Errors
+    /// When the store cannot be written.
+    fn set_behind(&mut self, is_behind: bool) -> Result<(), Self::Error>;
+
+    /// Keeps what another holds of a key until all that it holds is taken in at once.
+    ///
+    /// # Errors
+    /// When the store cannot be written.
+    fn stage(&mut self, key: &Key, row: &Bytes) -> Result<(), Self::Error>;
+
+    /// What was staged of a key.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    fn staged_row(&mut self, key: &Key) -> Result<Option<Bytes>, Self::Error>;
+
+    /// Up to `count` keys that were staged, in order, and with what; after that one, where one is given.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    fn staged(&mut self, after: Option<&Key>, count: usize) -> Result<Vec<(Key, Bytes)>, Self::Error>;
+
+    /// Forgets what was staged.
+    ///
+    /// # Errors
+    /// When the store cannot be written.
+    fn clear_staged(&mut self) -> Result<(), Self::Error>;
+
+    /// Sets rows and log aside, and forgets all else: the store is empty.
+    ///
+    /// # Errors
+    /// When the store cannot be written.
+    fn set_aside(&mut self) -> Result<(), Self::Error>;
+
+    /// As [`KvTx::rows`], of what was set aside.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    fn rows_aside(
+        &mut self,
+        from: Place,
+        after: Option<&Key>,
+        count: usize,
+    ) -> Result<Vec<(Place, Key, Bytes)>, Self::Error>;
+
+    /// As [`KvTx::log`], of what was set aside.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    fn log_aside(&mut self, after: Option<&Dot>, count: usize) -> Result<Vec<(Dot, Option<Bytes>)>, Self::Error>;
+
+    /// Forgets what was set aside.
+    ///
+    /// # Errors
+    /// When the store cannot be written.
+    fn clear_aside(&mut self) -> Result<(), Self::Error>;
 }
 
 /// A store in memory: for simulations, and to say what a store is. A copy of it is a copy of the disk.
 #[derive(Clone, Debug, Default)]
 pub struct Memory {
+    held: Held,
+    aside: Held,
+    seen: BTreeMap<Actor, Seen>,
+    sums: BTreeMap<usize, Sum>,
+    staged: BTreeMap<Key, Bytes>,
+    is_behind: bool,
+}
+
+#[derive(Clone, Debug, Default)]
+struct Held {
     rows: BTreeMap<Place, BTreeMap<Key, Bytes>>,
     log: BTreeMap<Dot, (Key, Option<Bytes>)>,
-    log_of: BTreeMap<Key, BTreeSet<Dot>>,
-    seen: BTreeMap<Actor, Seen>,
-    dropped: BTreeMap<Actor, Seen>,
-    sums: BTreeMap<usize, Sum>,
+    log_of: BTreeSet<(Key, Dot)>,
+}
+
+impl Held {
+    fn rows(&self, from: Place, after: Option<&Key>, count: usize) -> Vec<(Place, Key, Bytes)> {
+        let rows = self.rows.range(from..).flat_map(|(place, rows)| rows.iter().map(|(key, row)| (*place, key, row)));
+        let rows = rows.filter(|(place, key, _)| *place > from || after.is_none_or(|after| *key > after));
+        rows.take(count).map(|(place, key, row)| (place, key.clone(), row.clone())).collect()
+    }
+
+    fn log(&self, after: Option<&Dot>, count: usize) -> Vec<(Dot, Option<Bytes>)> {
+        let start = after.map_or(Bound::Unbounded, |after| Bound::Excluded(*after));
+        let log = self.log.range((start, Bound::Unbounded));
+        log.take(count).map(|(dot, (_, op))| (*dot, op.clone())).collect()
+    }
 }
 
 impl KvTx for Memory {
     type Error = Infallible;
 
     fn row(&mut self, key: &Key) -> Result<Option<Bytes>, Infallible> {
-        Ok(self.rows.get(&Place::of(key)).and_then(|rows| rows.get(key)).cloned())
+        Ok(self.held.rows.get(&Place::of(key)).and_then(|rows| rows.get(key)).cloned())
     }
 
     fn set_row(&mut self, place: Place, key: &Key, row: Option<&Bytes>) -> Result<(), Infallible> {
-        let rows = self.rows.entry(place).or_default();
+        let rows = self.held.rows.entry(place).or_default();
         match row {
             Some(row) => drop(rows.insert(key.clone(), row.clone())),
             None => drop(rows.remove(key)),
         }
         if rows.is_empty() {
-            self.rows.remove(&place);
+            self.held.rows.remove(&place);
         }
         Ok(())
     }
 
     fn rows(&mut self, from: Place, after: Option<&Key>, count: usize) -> Result<Vec<(Place, Key, Bytes)>, Infallible> {
-        let rows = self.rows.range(from..).flat_map(|(place, rows)| rows.iter().map(|(key, row)| (*place, key, row)));
-        let rows = rows.filter(|(place, key, _)| *place > from || after.is_none_or(|after| *key > after));
-        Ok(rows.take(count).map(|(place, key, row)| (place, key.clone(), row.clone())).collect())
+        Ok(self.held.rows(from, after, count))
     }
 
     fn append(&mut self, dot: &Dot, key: &Key, op: Option<&Bytes>) -> Result<(), Infallible> {
-        self.log.insert(*dot, (key.clone(), op.cloned()));
-        self.log_of.entry(key.clone()).or_default().insert(*dot);
+        self.held.log.insert(*dot, (key.clone(), op.cloned()));
+        self.held.log_of.insert((key.clone(), *dot));
         Ok(())
     }
 
     fn logged(&mut self, dot: &Dot) -> Result<Option<(Key, Option<Bytes>)>, Infallible> {
-        Ok(self.log.get(dot).cloned())
+        Ok(self.held.log.get(dot).cloned())
     }
 
     fn logged_of(&mut self, key: &Key) -> Result<Vec<Dot>, Infallible> {
-        Ok(self.log_of.get(key).map(|dots| dots.iter().copied().collect()).unwrap_or_default())
+        let first = Dot { actor: Actor { peer: Name([0; 32]), epoch: 0 }, counter: 0 };
+        let from = self.held.log_of.range((key.clone(), first)..);
+        Ok(from.take_while(|(of, _)| of == key).map(|(_, dot)| *dot).collect())
+    }
+
+    fn count_logged(&mut self, actor: &Actor, run: RangeInclusive<u64>) -> Result<u64, Infallible> {
+        let dot = |counter| Dot { actor: *actor, counter };
+        Ok(self.held.log.range(dot(*run.start())..=dot(*run.end())).count() as u64)
+    }
+
+    fn log(&mut self, after: Option<&Dot>, count: usize) -> Result<Vec<(Dot, Option<Bytes>)>, Infallible> {
+        Ok(self.held.log(after, count))
     }
 
     fn drop_logged(&mut self, dot: &Dot) -> Result<(), Infallible> {
-        if let Some((key, _)) = self.log.remove(dot)
-            && let Some(dots) = self.log_of.get_mut(&key)
-        {
-            dots.retain(|other| other != dot);
-            if dots.is_empty() {
-                self.log_of.remove(&key);
-            }
+        if let Some((key, _)) = self.held.log.remove(dot) {
+            self.held.log_of.remove(&(key, *dot));
         }
-        Ok(())
-    }
-
-    fn dropped(&mut self) -> Result<Vec<(Actor, Seen)>, Infallible> {
-        Ok(self.dropped.iter().map(|(actor, seen)| (*actor, seen.clone())).collect())
-    }
-
-    fn set_dropped(&mut self, actor: &Actor, dropped: &Seen) -> Result<(), Infallible> {
-        self.dropped.insert(*actor, dropped.clone());
         Ok(())
     }
 
@@ -181,11 +267,63 @@ impl KvTx for Memory {
     }
 
     fn sums(&mut self) -> Result<Vec<(usize, Sum)>, Infallible> {
-        Ok(self.sums.iter().map(|(leaf, sum)| (*leaf, *sum)).collect())
+        Ok(self.sums.iter().map(|(number, sum)| (*number, *sum)).collect())
     }
 
-    fn set_sum(&mut self, leaf: usize, sum: &Sum) -> Result<(), Infallible> {
-        self.sums.insert(leaf, *sum);
+    fn set_sum(&mut self, number: usize, sum: &Sum) -> Result<(), Infallible> {
+        self.sums.insert(number, *sum);
+        Ok(())
+    }
+
+    fn is_behind(&mut self) -> Result<bool, Infallible> {
+        Ok(self.is_behind)
+    }
+
+    fn set_behind(&mut self, is_behind: bool) -> Result<(), Infallible> {
+        self.is_behind = is_behind;
+        Ok(())
+    }
+
+    fn stage(&mut self, key: &Key, row: &Bytes) -> Result<(), Infallible> {
+        self.staged.insert(key.clone(), row.clone());
+        Ok(())
+    }
+
+    fn staged_row(&mut self, key: &Key) -> Result<Option<Bytes>, Infallible> {
+        Ok(self.staged.get(key).cloned())
+    }
+
+    fn staged(&mut self, after: Option<&Key>, count: usize) -> Result<Vec<(Key, Bytes)>, Infallible> {
+        let start = after.map_or(Bound::Unbounded, |after| Bound::Excluded(after.clone()));
+        let staged = self.staged.range((start, Bound::Unbounded));
+        Ok(staged.take(count).map(|(key, row)| (key.clone(), row.clone())).collect())
+    }
+
+    fn clear_staged(&mut self) -> Result<(), Infallible> {
+        self.staged.clear();
+        Ok(())
+    }
+
+    fn set_aside(&mut self) -> Result<(), Infallible> {
+        *self = Self { aside: std::mem::take(&mut self.held), ..Self::default() };
+        Ok(())
+    }
+
+    fn rows_aside(
+        &mut self,
+        from: Place,
+        after: Option<&Key>,
+        count: usize,
+    ) -> Result<Vec<(Place, Key, Bytes)>, Infallible> {
+        Ok(self.aside.rows(from, after, count))
+    }
+
+    fn log_aside(&mut self, after: Option<&Dot>, count: usize) -> Result<Vec<(Dot, Option<Bytes>)>, Infallible> {
+        Ok(self.aside.log(after, count))
+    }
+
+    fn clear_aside(&mut self) -> Result<(), Infallible> {
+        self.aside = Held::default();
         Ok(())
     }
 }

@@ -3,7 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::RangeInclusive;
 
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+
 use super::dot::{Actor, Dot};
+use super::op::COUNTER_MAX;
 
 /// An exact set of writes: of each actor all up to a base, and some beyond it.
 ///
@@ -59,6 +62,31 @@ impl Seen {
                 self.base += 1;
             }
         }
+    }
+}
+
+impl Seen {
+    /// Its only encoding: the base, and those beyond it, in order, 8 bytes each.
+    pub fn encode(&self) -> Bytes {
+        let mut bytes = BytesMut::with_capacity(8 * (1 + self.extras.len()));
+        bytes.put_u64_le(self.base);
+        self.extras.iter().for_each(|counter| bytes.put_u64_le(*counter));
+        bytes.freeze()
+    }
+
+    /// Reads what [`Self::encode`] has written; None if it is nothing of that kind.
+    pub fn decode(mut bytes: &[u8]) -> Option<Self> {
+        let base = bytes.try_get_u64_le().ok()?;
+        let mut seen = Self { base, extras: BTreeSet::new() };
+        while !bytes.is_empty() {
+            let counter = bytes.try_get_u64_le().ok()?;
+            let first = seen.extras.last().copied().unwrap_or(base.checked_add(1)?);
+            if counter <= first || counter > COUNTER_MAX {
+                return None;
+            }
+            seen.extras.insert(counter);
+        }
+        (base <= COUNTER_MAX && seen.last() > 0).then_some(seen)
     }
 }
 

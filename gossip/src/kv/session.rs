@@ -1,0 +1,397 @@
+//! Comparing all of two copies, where what one lacks cannot be told key by key any more.
+//!
+//! One side asks, and alone changes by it. The other says what it has seen ([`Replica::opened`]), then what its ranges come to
+//! and whole ranges where they differ ([`Replica::look`]), each read at its own moment, and keeps nothing of it in mind. At the
+//! end, in one read, it says what it has seen by then and tells again every key that has changed since the beginning
+//! ([`Replica::close`]), so that all that it has told holds for that one moment. Then the asker takes all of it in, in one
+//! transaction, or nothing.
+//!
+//! Until then it takes in no write that the other had seen at the beginning, and no other answer: with it would come to stand
+//! what the other knows to be replaced. Of keys that were found to be equal nothing has to be told: what another vector makes
+//! of them is the same, but for names in a context that a write has brought in the meantime.
+
+use std::collections::BTreeSet;
+
+use bytes::Bytes;
+
+use super::dot::{Actor, Dot};
+use super::entry::Entry;
+use super::key::Key;
+use super::place::{LEAVES, Place};
+use super::replica::{Damage, LeafRow, ROWS_AT_ONCE, Replica, Trouble};
+use super::row;
+use super::store::KvTx;
+use super::vector::Vector;
+use crate::reconcile::{self, Differences, Divided, Range, Sums};
+use crate::sum::Sum;
+
+/// How often all places are divided for the first message: what it says of 64 ranges saves a round trip.
+const FIRST_DEPTH: u32 = 2;
+
+/// A comparison that would drop more keys than this, and more than one of [`DROPPED_PART`], is confirmed with another before.
+pub const DROPPED_MAX: u64 = 1_000;
+
+/// See [`DROPPED_MAX`].
+pub const DROPPED_PART: u64 = 10;
+
+/// What the other side begins with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Opened {
+    /// Which of its lives answers: what it says later counts only from the same.
+    pub by: Actor,
+    /// What it has seen.
+    pub vector: Vector,
+    /// What its ranges come to.
+    pub divided: Vec<Divided>,
+}
+
+/// Rows of a range that are wanted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Wanted {
+    /// The range.
+    pub range: Range,
+    /// The last that was told.
+    pub after: Option<Key>,
+}
+
+/// Rows of a range: all that there are, from the first one after the last that was told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rows {
+    /// The range.
+    pub range: Range,
+    /// Keys, and what is held of them.
+    pub rows: Vec<(Key, Entry)>,
+    /// Whether there are more.
+    pub more: bool,
+}
+
+/// What the other side has found.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Looked {
+    /// Ranges that differ, for the asker to compare.
+    pub divided: Vec<Divided>,
+    /// Ranges in which it has few rows, and those that were wanted.
+    pub rows: Vec<Rows>,
+}
+
+/// What the other side ends with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Closed {
+    /// What it has seen.
+    pub vector: Vector,
+    /// All keys that have changed since it began, and what is held of them.
+    pub changed: Vec<(Key, Entry)>,
+}
+
+/// What came of a comparison.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Adopted {
+    /// All was taken in.
+    Done,
+    /// Nothing: so many keys would be dropped of so many that another has to say the same first.
+    Unconfirmed {
+        /// Keys that would be dropped.
+        dropped: u64,
+        /// Keys that there are.
+        held: u64,
+    },
+    /// Nothing: there is no comparison under way, or it is one with another.
+    Stale,
+}
+
+/// A comparison that is under way at the side that asks.
+#[derive(Clone, Debug)]
+pub struct Session {
+    by: Actor,
+    opened: Vector,
+    /// Of these all rows of the other are staged, or none is left to be.
+    told: BTreeSet<Range>,
+}
+
+impl Session {
+    /// What the other had seen at the beginning.
+    pub fn opened(&self) -> &Vector {
+        &self.opened
+    }
+
+    /// Which life of the other answers.
+    pub fn by(&self) -> Actor {
+        self.by
+    }
+}
+
+/// Staged in place of a row where a key was not told, but a write has changed it.
+const TOUCHED: Bytes = Bytes::new();
+
+/// What becomes of a key.
+struct Merged {
+    key: Key,
+    /// What its row has added to a sum.
+    before: Option<blake3::Hash>,
+    after: Entry,
+    had_value: bool,
+    /// Writes that the other has named in telling it.
+    theirs: Vec<Dot>,
+}
+
+/// A replica within a read, as ranges of sums.
+struct View<'a, T> {
+    replica: &'a Replica,
+    tx: &'a mut T,
+    /// The leaf that was read last.
+    leaf: Option<(usize, Vec<LeafRow>)>,
+}
+
+impl<'a, T: KvTx> View<'a, T> {
+    fn new(replica: &'a Replica, tx: &'a mut T) -> Self {
+        Self { replica, tx, leaf: None }
+    }
+
+    fn leaf(&mut self, leaf: usize) -> Result<&[LeafRow], Trouble<T::Error>> {
+        if self.leaf.as_ref().is_none_or(|(read, _)| *read != leaf) {
+            self.leaf = Some((leaf, self.replica.leaf(self.tx, leaf)?));
+        }
+        Ok(self.leaf.as_ref().map_or(&[], |(_, rows)| rows))
+    }
+
+    /// Rows of a range, `rows_max` at most.
+    fn rows(&mut self, range: Range, after: Option<Key>, rows_max: usize) -> Result<Rows, Trouble<T::Error>> {
+        let mut told = Rows { range, rows: Vec::new(), more: false };
+        let first = Place(*range.places().start());
+        let after = after.map(|key| (Place::of(&key), key)).filter(|(place, _)| range.places().contains(&place.0));
+        let from = after.as_ref().map_or(first, |(place, _)| *place);
+        for leaf in from.leaf()..=Place(*range.places().end()).leaf() {
+            for row in self.leaf(leaf)? {
+                let is_told = after.as_ref().is_some_and(|(place, key)| (row.place, &row.key) <= (*place, key));
+                if is_told || !range.places().contains(&row.place.0) {
+                    continue;
+                }
+                if told.rows.len() == rows_max {
+                    told.more = true;
+                    return Ok(told);
+                }
+                told.rows.push((row.key.clone(), row.entry.clone()));
+            }
+        }
+        Ok(told)
+    }
+}
+
+impl<T: KvTx> Sums for View<'_, T> {
+    type Error = Trouble<T::Error>;
+
+    fn sum(&mut self, range: Range) -> Result<Sum, Self::Error> {
+        let (first, last) = range.places().into_inner();
+        let (first_leaf, last_leaf) = (Place(first).leaf(), Place(last).leaf());
+        let mut sum = Sum::default();
+        if Place::first_of(first_leaf) == Place(first) && Place(last.wrapping_add(1)).leaf() != last_leaf {
+            (first_leaf..=last_leaf).for_each(|leaf| sum.join(self.replica.sum(leaf)));
+        } else {
+            let within = self.leaf(first_leaf)?.iter().filter(|row| range.places().contains(&row.place.0));
+            within.for_each(|row| sum.add(&row.hash));
+        }
+        Ok(sum)
+    }
+}
+
+/// The other side.
+impl Replica {
+    /// Begins.
+    ///
+    /// # Errors
+    /// When that cannot be done.
+    pub fn opened<T: KvTx>(&self, tx: &mut T) -> Result<Opened, Trouble<T::Error>> {
+        let divided = reconcile::begin(&mut View::new(self, tx), FIRST_DEPTH)?;
+        Ok(Opened { by: self.me(), vector: self.vector().clone(), divided })
+    }
+
+    /// Compares, and tells rows, about so many at most.
+    ///
+    /// # Errors
+    /// When that cannot be done.
+    pub fn look<T: KvTx>(
+        &self,
+        tx: &mut T,
+        divided: &[Divided],
+        wanted: &[Wanted],
+        rows_max: usize,
+    ) -> Result<Looked, Trouble<T::Error>> {
+        let mut view = View::new(self, tx);
+        let Differences { divided, few } = reconcile::compare(&mut view, divided)?;
+        let few = few.into_iter().map(|range| Wanted { range, after: None });
+        let mut left = rows_max;
+        let mut rows = Vec::new();
+        for Wanted { range, after } in few.chain(wanted.iter().cloned()) {
+            let told = view.rows(range, after, left)?;
+            left -= told.rows.len();
+            rows.push(told);
+        }
+        Ok(Looked { divided, rows })
+    }
+
+    /// Ends a comparison that began with this. None if it has to be begun anew: this is another life of the node, or it is not
+    /// known any more what has changed.
+    ///
+    /// # Errors
+    /// When that cannot be done.
+    pub fn close<T: KvTx>(&self, tx: &mut T, by: Actor, opened: &Vector) -> Result<Option<Closed>, Trouble<T::Error>> {
+        if by != self.me() {
+            return Ok(None);
+        }
+        let Some(keys) = self.missing_keys(tx, opened, usize::MAX)? else { return Ok(None) };
+        let changed = self.entries(tx, keys)?;
+        Ok(Some(Closed { vector: self.vector().clone(), changed }))
+    }
+}
+
+/// The side that asks.
+impl Replica {
+    /// Begins a comparison in place of any other.
+    ///
+    /// # Errors
+    /// When that cannot be done.
+    pub fn begin<T: KvTx>(&mut self, tx: &mut T, opened: &Opened) -> Result<Differences, Trouble<T::Error>> {
+        tx.clear_staged()?;
+        self.session = Some(Session { by: opened.by, opened: opened.vector.clone(), told: BTreeSet::new() });
+        self.compare(tx, &opened.divided)
+    }
+
+    /// Compares what the other has found, and says where to look closer.
+    ///
+    /// # Errors
+    /// When that cannot be done.
+    pub fn compare<T: KvTx>(&self, tx: &mut T, divided: &[Divided]) -> Result<Differences, Trouble<T::Error>> {
+        reconcile::compare(&mut View::new(self, tx), divided)
+    }
+
+    /// Keeps rows of the other until the end.
+    ///
+    /// # Errors
+    /// When that cannot be done.
+    pub fn stage<T: KvTx>(&mut self, tx: &mut T, rows: &Rows) -> Result<(), Trouble<T::Error>> {
+        let Some(session) = &mut self.session else { return Ok(()) };
+        session.told.insert(rows.range);
+        for (key, entry) in &rows.rows {
+            tx.stage(key, &row::encode(key, entry).0)?;
+        }
+        Ok(())
+    }
+
+    /// Gives the comparison up.
+    ///
+    /// # Errors
+    /// When the store cannot be written.
+    pub fn abandon<T: KvTx>(&mut self, tx: &mut T) -> Result<(), Trouble<T::Error>> {
+        self.session = None;
+        Ok(tx.clear_staged()?)
+    }
+
+    /// Takes all in at once that the other holds. `is_confirmed` says that it may drop much.
+    ///
+    /// # Errors
+    /// When that cannot be done.
+    pub fn adopt<T: KvTx>(
+        &mut self,
+        tx: &mut T,
+        by: Actor,
+        closed: &Closed,
+        is_confirmed: bool,
+    ) -> Result<Adopted, Trouble<T::Error>> {
+        let Some(session) = self.session.clone().filter(|session| session.by == by) else {
+            return Ok(Adopted::Stale);
+        };
+        for (key, entry) in &closed.changed {
+            tx.stage(key, &row::encode(key, entry).0)?;
+        }
+        self.stage_absent(tx, &session.told)?;
+        if !is_confirmed {
+            let (dropped, held) = self.would_drop(tx, &closed.vector)?;
+            if dropped > DROPPED_MAX && dropped > held / DROPPED_PART {
+                return Ok(Adopted::Unconfirmed { dropped, held });
+            }
+        }
+        self.notice_all(&closed.vector);
+        self.each_staged(tx, &closed.vector, |replica, tx, merged| {
+            merged.theirs.iter().for_each(|dot| replica.notice(dot));
+            replica.store(tx, &merged.key, merged.before, &merged.after)
+        })?;
+        self.learn_all(&closed.vector);
+        self.abandon(tx)?;
+        tx.set_behind(false)?;
+        Ok(Adopted::Done)
+    }
+
+    /// Takes note that a write has changed a key: at the end its context is looked at, even if nothing is told of it.
+    pub(super) fn touched<T: KvTx>(&self, tx: &mut T, key: &Key) -> Result<(), Trouble<T::Error>> {
+        if self.session.is_some() && tx.staged_row(key)?.is_none() {
+            tx.stage(key, &TOUCHED)?;
+        }
+        Ok(())
+    }
+
+    /// How many keys would have no value any more, and how many rows there are.
+    fn would_drop<T: KvTx>(&mut self, tx: &mut T, theirs: &Vector) -> Result<(u64, u64), Trouble<T::Error>> {
+        let held = (0..LEAVES).map(|leaf| self.sum(leaf).count()).sum();
+        let mut dropped = 0;
+        // Fewer cannot be too many.
+        if held > DROPPED_MAX {
+            self.each_staged(tx, theirs, |_, _, merged| {
+                dropped += u64::from(merged.had_value && merged.after.siblings().is_empty());
+                Ok(())
+            })?;
+        }
+        Ok((dropped, held))
+    }
+
+    /// What becomes of each key that was staged, under the vector of the other.
+    fn each_staged<T: KvTx>(
+        &mut self,
+        tx: &mut T,
+        theirs: &Vector,
+        mut each: impl FnMut(&mut Self, &mut T, Merged) -> Result<(), Trouble<T::Error>>,
+    ) -> Result<(), Trouble<T::Error>> {
+        let mut last: Option<Key> = None;
+        loop {
+            let staged = tx.staged(last.as_ref(), ROWS_AT_ONCE)?;
+            let Some((key, _)) = staged.last() else { return Ok(()) };
+            last = Some(key.clone());
+            for (key, row) in staged {
+                let loaded = self.load(tx, &key)?;
+                let (mut after, before) = loaded.map_or_else(Default::default, |(entry, hash)| (entry, Some(hash)));
+                let had_value = !after.siblings().is_empty();
+                let mut names = Vec::new();
+                if row == TOUCHED {
+                    after.strip(theirs);
+                } else {
+                    let damaged = |row::Damaged| Trouble::Damage(Damage::Row(key.clone()));
+                    let (entry, _) = row::decode(&key, &row).map_err(damaged)?;
+                    names.extend(entry.names());
+                    after.merge(self.vector(), &entry, theirs);
+                }
+                each(self, tx, Merged { key, before, after, had_value, theirs: names })?;
+            }
+        }
+    }
+
+    /// Of ranges that were told, what is held here and not there: there it is nothing.
+    fn stage_absent<T: KvTx>(&self, tx: &mut T, told: &BTreeSet<Range>) -> Result<(), Trouble<T::Error>> {
+        for range in told {
+            let (mut from, mut after) = (Place(*range.places().start()), None);
+            loop {
+                let rows = tx.rows(from, after.as_ref(), ROWS_AT_ONCE)?;
+                let within = rows.into_iter().take_while(|(place, ..)| range.places().contains(&place.0));
+                let keys: Vec<(Place, Key)> = within.map(|(place, key, _)| (place, key)).collect();
+                for (_, key) in &keys {
+                    if tx.staged_row(key)?.is_none_or(|row| row == TOUCHED) {
+                        tx.stage(key, &row::encode(key, &Entry::default()).0)?;
+                    }
+                }
+                match keys.into_iter().nth(ROWS_AT_ONCE - 1) {
+                    Some((place, key)) => (from, after) = (place, Some(key)),
+                    None => break,
+                }
+            }
+        }
+        Ok(())
+    }
+}
