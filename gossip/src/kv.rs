@@ -14,6 +14,7 @@
 //! vector to another, and both keep this: a write in any order ([`Replica::apply`]), and what another holds of a key, with all of
 //! its writes that are missing here ([`Replica::merge`]).
 
+pub mod anti_entropy;
 mod delta;
 mod dot;
 mod entry;
@@ -34,13 +35,14 @@ mod fold;
 #[cfg(test)]
 mod tests;
 
-pub use delta::{Answer, Told};
-pub use dot::{Actor, Dot, Dots};
+pub use anti_entropy::AntiEntropy;
+pub use delta::{Answer, Asked, Budget, Told};
+pub use dot::{Actor, BUCKETS, Dot, Dots};
 pub use entry::{Entry, Sibling};
 pub use key::{KEY_LEN_MAX, Key, KeyError};
 pub use op::{COUNTER_MAX, OP_LEN_MAX, Op, OpError, REPLACES_MAX, VALUE_LEN_MAX};
 pub use place::{LEAVES, Place};
-pub use replica::{Applied, Damage, Epochs, Replica, Trouble};
+pub use replica::{Applied, DIGEST_LEN, Damage, Digest, Epochs, Replica, Trouble};
 pub use session::{Adopted, Closed, DROPPED_MAX, DROPPED_PART, Looked, Opened, Rows, Session, Wanted};
 pub use store::{KvTx, Memory};
 pub use token::{Token, TokenError};

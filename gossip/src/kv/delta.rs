@@ -7,11 +7,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::dot::{Actor, Dot, Dots};
+use super::dot::{Dot, Dots};
 use super::entry::Entry;
 use super::key::Key;
 use super::place::Place;
-use super::replica::{Replica, Trouble};
+use super::replica::{DIGEST_LEN, Replica, Trouble};
 use super::store::KvTx;
 use super::vector::Vector;
 
@@ -26,59 +26,94 @@ pub struct Told {
     pub dots: Dots,
 }
 
+/// A vector, as it is asked with: what it comes to bucket by bucket, and what it is in those that are thought to differ.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Asked {
+    /// Of each bucket.
+    pub digests: Vec<[u8; DIGEST_LEN]>,
+    /// Buckets that are told.
+    pub buckets: BTreeSet<u8>,
+    /// What was seen of their actors.
+    pub part: Vector,
+}
+
+/// How much is told at once.
+#[derive(Clone, Copy, Debug)]
+pub struct Budget {
+    /// Keys at most.
+    pub keys: usize,
+    /// Bytes of values after which no more keys are added.
+    pub bytes: usize,
+}
+
 /// What is answered to a vector.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Answer {
-    /// These keys, as they are under this vector.
+    /// These keys, as they are under the vector whose part this is: elsewhere it is as the one that was asked with.
     Keys {
-        /// Which life of a node has asked.
-        to: Actor,
         /// Some of those of which anything is missing; none if nothing is.
         keys: Vec<Told>,
-        /// What the other has seen.
-        vector: Vector,
+        /// What the other has seen of the actors in the buckets that were told.
+        part: Vector,
     },
+    /// These buckets differ, too, and have to be told: all of the vector has to be known in one read.
+    Differs(BTreeSet<u8>),
     /// Of some of what is missing it is not known any more of which keys it is: all has to be compared.
     TooOld,
 }
 
 impl Replica {
-    /// Answers whoever has seen this much, with so many keys at most.
+    /// Asks with this vector, and tells these buckets of it.
+    pub fn ask(&self, buckets: BTreeSet<u8>) -> Asked {
+        Asked {
+            digests: (0..=u8::MAX).map(|bucket| self.bucket_digest(bucket)).collect(),
+            part: self.vector().part(|bucket| buckets.contains(&bucket)),
+            buckets,
+        }
+    }
+
+    /// Answers whoever asks with this.
     ///
     /// # Errors
     /// When that cannot be done.
-    pub fn answer<T: KvTx>(
-        &self,
-        tx: &mut T,
-        to: Actor,
-        asked: &Vector,
-        keys_max: usize,
-    ) -> Result<Answer, Trouble<T::Error>> {
-        let Some(keys) = self.missing_keys(tx, asked, keys_max)? else { return Ok(Answer::TooOld) };
+    pub fn answer<T: KvTx>(&self, tx: &mut T, asked: &Asked, budget: Budget) -> Result<Answer, Trouble<T::Error>> {
+        let equal = |bucket: &u8| asked.digests.get(usize::from(*bucket)) == Some(&self.bucket_digest(*bucket));
+        let differs: BTreeSet<u8> = (0..=u8::MAX).filter(|bucket| !equal(bucket)).collect();
+        if !differs.is_subset(&asked.buckets) {
+            return Ok(Answer::Differs(differs));
+        }
+        let part = self.vector().part(|bucket| asked.buckets.contains(&bucket));
+        let Some(keys) = self.missing_keys(tx, &part, &asked.part, budget.keys)? else { return Ok(Answer::TooOld) };
         let mut told: Vec<Told> = Vec::with_capacity(keys.len());
+        let mut left = budget.bytes;
         for (key, entry) in self.entries(tx, keys)? {
+            if left == 0 {
+                break;
+            }
+            left = left.saturating_sub(entry.siblings().iter().map(|sibling| sibling.value.len()).sum());
             let dots = tx.logged_of(&key)?;
-            let dots = dots.into_iter().filter(|dot| self.vector().contains(dot) && !asked.contains(dot)).collect();
+            let dots = dots.into_iter().filter(|dot| part.contains(dot) && !asked.part.contains(dot)).collect();
             told.push(Told { key, entry, dots });
         }
-        Ok(Answer::Keys { to, keys: told, vector: self.vector().clone() })
+        Ok(Answer::Keys { keys: told, part })
     }
 
-    /// Keys, so many at most, of which whoever has seen this much lacks anything. None if that cannot be said.
+    /// Keys, so many at most, of which one vector has seen anything that another has not. None if that cannot be said.
     pub(super) fn missing_keys<T: KvTx>(
         &self,
         tx: &mut T,
+        seen: &Vector,
         asked: &Vector,
         keys_max: usize,
     ) -> Result<Option<BTreeSet<Key>>, Trouble<T::Error>> {
         // All of it has to be there, also what is not told this time: a key of which one is gone would be told in part.
-        for (actor, run) in self.vector().missing_in(asked) {
+        for (actor, run) in seen.missing_in(asked) {
             if tx.count_logged(&actor, run.clone())? != run.end() - run.start() + 1 {
                 return Ok(None);
             }
         }
         let mut keys = BTreeSet::new();
-        for (actor, run) in self.vector().missing_in(asked) {
+        for (actor, run) in seen.missing_in(asked) {
             for counter in run {
                 if keys.len() == keys_max {
                     return Ok(Some(keys));
@@ -116,14 +151,8 @@ impl Replica {
     ///
     /// # Errors
     /// When that cannot be done.
-    pub fn merge<T: KvTx>(
-        &mut self,
-        tx: &mut T,
-        to: Actor,
-        keys: &[Told],
-        theirs: &Vector,
-    ) -> Result<usize, Trouble<T::Error>> {
-        if to != self.me() || self.session.is_some() {
+    pub fn merge<T: KvTx>(&mut self, tx: &mut T, keys: &[Told], theirs: &Vector) -> Result<usize, Trouble<T::Error>> {
+        if self.session.is_some() {
             return Ok(0);
         }
         self.notice_all(theirs);

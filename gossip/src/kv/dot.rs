@@ -14,6 +14,16 @@ pub struct Actor {
     pub epoch: u64,
 }
 
+/// Parts that a vector is compared in.
+pub const BUCKETS: usize = 256;
+
+impl Actor {
+    /// In which part of a vector it stands. Epochs are random, so the lives of one node are spread over all.
+    pub fn bucket(&self) -> u8 {
+        self.epoch.to_le_bytes()[0]
+    }
+}
+
 impl fmt::Debug for Actor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:?}/{:x}", self.peer, self.epoch & 0xffff)

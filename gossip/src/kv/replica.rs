@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::{BufMut, Bytes, BytesMut};
 
-use super::dot::{Actor, Dot};
+use super::dot::{Actor, BUCKETS, Dot};
 use super::entry::Entry;
 use super::key::Key;
 use super::op::Op;
@@ -19,11 +19,23 @@ use super::row;
 use super::session::Session;
 use super::store::KvTx;
 use super::vector::{Seen, Vector};
-use crate::sum::Sum;
+use crate::sum::{self, Sum};
 use crate::swim::Name;
 
-/// The number of the vector's sum; those below are of the rows of a leaf each.
-const VECTOR_SUM: usize = LEAVES;
+/// The number of the sum of the vector's first bucket; those below are of the rows of a leaf each.
+const VECTOR_SUMS: usize = LEAVES;
+
+/// Bytes of a digest.
+pub const DIGEST_LEN: usize = sum::DIGEST_LEN;
+
+/// What a copy comes to: copies whose vectors are equal have the same rows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Digest {
+    /// Of the vector.
+    pub vector: [u8; DIGEST_LEN],
+    /// Of the rows.
+    pub rows: [u8; DIGEST_LEN],
+}
 
 /// Rows that are read at once.
 pub(super) const ROWS_AT_ONCE: usize = 256;
@@ -34,9 +46,12 @@ pub struct Replica {
     epochs: Epochs,
     vector: Vector,
     sums: Vec<Sum>,
-    /// What the transaction has changed: actors, with what their entries have added to the sum of the vector before.
+    /// The sum of all leaves.
+    rows: Sum,
+    /// What the transaction has changed: actors, with what their entries have added to the sum of their bucket before.
     changed_actors: BTreeMap<Actor, Option<blake3::Hash>>,
     changed_sums: BTreeSet<usize>,
+    changed_keys: BTreeSet<Key>,
     /// The comparison with another that is under way.
     pub(super) session: Option<Session>,
 }
@@ -111,12 +126,15 @@ impl Replica {
         let mut replica = Self::empty(peer, epochs);
         for (number, sum) in tx.sums()? {
             *replica.sums.get_mut(number).ok_or(Trouble::Damage(Damage::Vector))? = sum;
+            if number < LEAVES {
+                replica.rows.join(&sum);
+            }
         }
         let seen = tx.vector()?;
-        let mut sum = Sum::default();
-        seen.iter().for_each(|(actor, seen)| sum.add(&hash_of_seen(actor, seen)));
+        let mut sums = [Sum::default(); BUCKETS];
+        seen.iter().for_each(|(actor, seen)| sums[usize::from(actor.bucket())].add(&hash_of_seen(actor, seen)));
         replica.vector = Vector::of(seen);
-        if sum != replica.sums[VECTOR_SUM] {
+        if sums != replica.sums[VECTOR_SUMS..] {
             return Err(Trouble::Damage(Damage::Vector));
         }
         // Nobody answers any more what another life has asked.
@@ -129,9 +147,11 @@ impl Replica {
             me: Actor { peer, epoch: epochs.next() },
             epochs,
             vector: Vector::default(),
-            sums: vec![Sum::default(); LEAVES + 1],
+            sums: vec![Sum::default(); LEAVES + BUCKETS],
+            rows: Sum::default(),
             changed_actors: BTreeMap::new(),
             changed_sums: BTreeSet::new(),
+            changed_keys: BTreeSet::new(),
             session: None,
         }
     }
@@ -149,6 +169,33 @@ impl Replica {
     /// What the rows of a leaf come to.
     pub fn sum(&self, leaf: usize) -> &Sum {
         &self.sums[leaf]
+    }
+
+    /// What a bucket of the vector comes to.
+    pub fn bucket_digest(&self, bucket: u8) -> [u8; DIGEST_LEN] {
+        self.sums[VECTOR_SUMS + usize::from(bucket)].digest()
+    }
+
+    /// What all comes to.
+    pub fn digest(&self) -> Digest {
+        let mut vector = Sum::default();
+        self.sums[VECTOR_SUMS..].iter().for_each(|sum| vector.join(sum));
+        Digest { vector: vector.digest(), rows: self.rows.digest() }
+    }
+
+    /// How many rows there are.
+    pub fn len(&self) -> u64 {
+        self.rows.count()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Keys whose rows have changed since this was asked last.
+    pub fn take_changed(&mut self) -> BTreeSet<Key> {
+        std::mem::take(&mut self.changed_keys)
     }
 
     /// What is held of a key.
@@ -213,13 +260,14 @@ impl Replica {
     /// When the store cannot be written.
     pub fn finish<T: KvTx>(&mut self, tx: &mut T) -> Result<(), Trouble<T::Error>> {
         for (actor, before) in std::mem::take(&mut self.changed_actors) {
-            let sum = &mut self.sums[VECTOR_SUM];
+            let number = VECTOR_SUMS + usize::from(actor.bucket());
+            let sum = &mut self.sums[number];
             before.iter().for_each(|before| sum.subtract(before));
             if let Some(seen) = self.vector.seen(&actor) {
                 sum.add(&hash_of_seen(&actor, seen));
                 tx.set_seen(&actor, seen)?;
             }
-            self.changed_sums.insert(VECTOR_SUM);
+            self.changed_sums.insert(number);
         }
         for number in std::mem::take(&mut self.changed_sums) {
             tx.set_sum(number, &self.sums[number])?;
@@ -295,10 +343,12 @@ impl Replica {
         if before == after {
             return Ok(());
         }
-        let sum = &mut self.sums[place.leaf()];
-        before.iter().for_each(|before| sum.subtract(before));
-        after.iter().for_each(|after| sum.add(after));
+        for sum in [&mut self.sums[place.leaf()], &mut self.rows] {
+            before.iter().for_each(|before| sum.subtract(before));
+            after.iter().for_each(|after| sum.add(after));
+        }
         self.changed_sums.insert(place.leaf());
+        self.changed_keys.insert(key.clone());
         tx.set_row(place, key, row.as_ref().map(|(bytes, _)| bytes))?;
         Ok(())
     }

@@ -17,7 +17,7 @@ use bytes::Bytes;
 use super::dot::{Actor, Dot};
 use super::entry::Entry;
 use super::key::Key;
-use super::place::{LEAVES, Place};
+use super::place::Place;
 use super::replica::{Damage, LeafRow, ROWS_AT_ONCE, Replica, Trouble};
 use super::row;
 use super::store::KvTx;
@@ -61,8 +61,8 @@ pub struct Rows {
     pub range: Range,
     /// Keys, and what is held of them.
     pub rows: Vec<(Key, Entry)>,
-    /// Whether there are more.
-    pub more: bool,
+    /// What is to be asked for the rest.
+    pub rest: Option<Wanted>,
 }
 
 /// What the other side has found.
@@ -156,7 +156,7 @@ impl<'a, T: KvTx> View<'a, T> {
 
     /// Rows of a range, `rows_max` at most.
     fn rows(&mut self, range: Range, after: Option<Key>, rows_max: usize) -> Result<Rows, Trouble<T::Error>> {
-        let mut told = Rows { range, rows: Vec::new(), more: false };
+        let mut told = Rows { range, rows: Vec::new(), rest: None };
         let first = Place(*range.places().start());
         let after = after.map(|key| (Place::of(&key), key)).filter(|(place, _)| range.places().contains(&place.0));
         let from = after.as_ref().map_or(first, |(place, _)| *place);
@@ -167,7 +167,8 @@ impl<'a, T: KvTx> View<'a, T> {
                     continue;
                 }
                 if told.rows.len() == rows_max {
-                    told.more = true;
+                    let last = told.rows.last().map(|(key, _)| key.clone());
+                    told.rest = Some(Wanted { range, after: last.or(after.map(|(_, key)| key)) });
                     return Ok(told);
                 }
                 told.rows.push((row.key.clone(), row.entry.clone()));
@@ -238,7 +239,7 @@ impl Replica {
         if by != self.me() {
             return Ok(None);
         }
-        let Some(keys) = self.missing_keys(tx, opened, usize::MAX)? else { return Ok(None) };
+        let Some(keys) = self.missing_keys(tx, self.vector(), opened, usize::MAX)? else { return Ok(None) };
         let changed = self.entries(tx, keys)?;
         Ok(Some(Closed { vector: self.vector().clone(), changed }))
     }
@@ -331,7 +332,7 @@ impl Replica {
 
     /// How many keys would have no value any more, and how many rows there are.
     fn would_drop<T: KvTx>(&mut self, tx: &mut T, theirs: &Vector) -> Result<(u64, u64), Trouble<T::Error>> {
-        let held = (0..LEAVES).map(|leaf| self.sum(leaf).count()).sum();
+        let held = self.len();
         let mut dropped = 0;
         // Fewer cannot be too many.
         if held > DROPPED_MAX {

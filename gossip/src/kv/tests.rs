@@ -9,7 +9,7 @@ use proptest::prelude::*;
 use super::fold::fold;
 use super::*;
 use crate::sum::Sum;
-use crate::swim::Name;
+use crate::swim::{Name, Time};
 
 fn actor(n: u8) -> Actor {
     Actor { peer: Name([n; 32]), epoch: 7 }
@@ -202,11 +202,9 @@ impl Node {
             let mut rows = looked.rows;
             while let Some(told) = rows.pop() {
                 self.tx(|replica, disk| replica.stage(disk, &told));
-                if told.more {
-                    let after = told.rows.last().map(|(key, _)| key.clone());
-                    let next = Wanted { range: told.range, after };
+                if let Some(rest) = told.rest {
                     between(self, other);
-                    rows.extend(other.tx(|replica, disk| replica.look(disk, &[], &[next], 2)).rows);
+                    rows.extend(other.tx(|replica, disk| replica.look(disk, &[], &[rest], 2)).rows);
                 }
             }
             found = self.tx(|replica, disk| replica.compare(disk, &looked.divided));
@@ -239,26 +237,29 @@ impl Node {
     /// Asks another until nothing is missing; false if that cannot say what is.
     fn ask(&mut self, other: &mut Node, keys_max: usize) -> bool {
         loop {
-            let asked = self.replica.vector().clone();
-            let to = self.replica.me();
-            match other.tx(|replica, disk| replica.answer(disk, to, &asked, keys_max)) {
+            match self.asked(other, keys_max) {
                 Answer::TooOld => return false,
                 Answer::Keys { keys, .. } if keys.is_empty() => return true,
-                Answer::Keys { to, keys, vector } => {
-                    let new = self.tx(|replica, disk| replica.merge(disk, to, &keys, &vector));
-                    assert!(new > 0, "whoever asks comes on");
-                }
+                answer => assert!(self.merge(&answer) > 0, "whoever asks comes on"),
             }
         }
     }
 
+    /// What another answers, all of the vector being told.
+    fn asked(&mut self, other: &mut Node, keys: usize) -> Answer {
+        let asked = self.replica.ask((0..=u8::MAX).collect());
+        other.tx(|replica, disk| replica.answer(disk, &asked, Budget { keys, bytes: usize::MAX }))
+    }
+
+    fn merge(&mut self, answer: &Answer) -> usize {
+        let Answer::Keys { keys, part } = answer else { return 0 };
+        self.tx(|replica, disk| replica.merge(disk, keys, part))
+    }
+
     /// Asks another once; whether anything came of it.
     fn ask_once(&mut self, other: &mut Node) -> bool {
-        let (to, asked) = (self.replica.me(), self.replica.vector().clone());
-        match other.tx(|replica, disk| replica.answer(disk, to, &asked, 9)) {
-            Answer::TooOld => false,
-            Answer::Keys { to, keys, vector } => self.tx(|replica, disk| replica.merge(disk, to, &keys, &vector)) > 0,
-        }
+        let answer = self.asked(other, 9);
+        self.merge(&answer) > 0
     }
 
     fn values(&mut self, key: &Key) -> Vec<Bytes> {
@@ -384,14 +385,11 @@ proptest! {
                 _ => {
                     let [asker, asked] = nodes.get_disjoint_mut([at, (at + 1 + chosen % 2) % 3]).expect("two of three");
                     // One key, and what comes in between, or all.
-                    let (me, vector) = (asker.replica.me(), asker.replica.vector().clone());
-                    let answer = asked.tx(|replica, disk| replica.answer(disk, me, &vector, 1 + chosen % 3));
+                    let answer = asker.asked(asked, 1 + chosen % 3);
                     if let Some(op) = written.get(chosen % written.len().max(1)) {
                         asker.apply(op);
                     }
-                    if let Answer::Keys { to, keys, vector } = answer {
-                        asker.tx(|replica, disk| replica.merge(disk, to, &keys, &vector));
-                    }
+                    asker.merge(&answer);
                 }
             }
             nodes[at].is_whole(&ops);
@@ -420,13 +418,11 @@ mod counter_examples {
         let [mut a, mut b, mut c] = nodes();
         let [first, second] = two_writes(&mut a);
         c.apply(&second);
-        let (to, asked) = (b.replica.me(), b.replica.vector().clone());
+        let asked = b.replica.ask((0..=u8::MAX).collect());
         // Newer than the question, and of the same key.
         c.apply(&first);
-        let Answer::Keys { to, keys, vector } = c.tx(|replica, disk| replica.answer(disk, to, &asked, 1)) else {
-            panic!("it is in the log")
-        };
-        b.tx(|replica, disk| replica.merge(disk, to, &keys, &vector));
+        let answer = c.tx(|replica, disk| replica.answer(disk, &asked, Budget { keys: 1, bytes: 1 }));
+        b.merge(&answer);
         assert_eq!([b.apply(&first), b.apply(&second)], [Applied::Known; 2], "told together");
         assert_eq!(b.values(&key()), ["second"]);
     }
@@ -457,8 +453,7 @@ mod counter_examples {
         let [mut a, mut b] = nodes();
         let [first, _] = two_writes(&mut a);
         a.tx(|replica, disk| replica.drop_logged(disk, &first.op.dot));
-        let (to, asked) = (b.replica.me(), b.replica.vector().clone());
-        assert_eq!(a.tx(|replica, disk| replica.answer(disk, to, &asked, 9)), Answer::TooOld);
+        assert_eq!(b.asked(&mut a, 9), Answer::TooOld);
         b.apply(&first);
         assert!(b.ask(&mut a, 9), "of what is missing all is in the log");
         assert_eq!(b.values(&key()), ["second"]);
@@ -553,16 +548,23 @@ mod counter_examples {
         let first = b.put(&key(), "first");
         let before = a.disk.clone();
         a.apply(&first);
-        let (to, asked) = (a.replica.me(), a.replica.vector().clone());
         b.write(&key(), None, &Write::Held { force: false }).expect("no conflict").expect("it is there");
-        let Answer::Keys { to, keys, vector } = b.tx(|replica, disk| replica.answer(disk, to, &asked, 9)) else {
-            panic!("it is in the log")
+        let mut asking = AntiEntropy::new(1);
+        let now = Time(1_000_000_000);
+        let wake = |asking: &mut AntiEntropy, a: &mut Node, b: &Node| {
+            asking.up(b.peer);
+            asking.told(&a.replica, b.peer, b.replica.digest(), now);
+            a.tx(|replica, disk| asking.wake(replica, disk, now)).expect("they differ").1
         };
+        let request = wake(&mut asking, &mut a, &b);
         a.restart_with(before);
-        assert_eq!(a.tx(|replica, disk| replica.merge(disk, to, &keys, &vector)), 0);
-        a.apply(&first);
-        assert!(a.ask(&mut b, 9));
-        assert_eq!(a.values(&key()).len(), 0);
+        let mut asking = AntiEntropy::new(1);
+        let again = wake(&mut asking, &mut a, &b);
+        assert_eq!(request.number, again.number, "it counts anew");
+        let answer = b.tx(|replica, disk| anti_entropy::answer(replica, disk, &request));
+        assert_eq!(a.tx(|replica, disk| asking.reply(replica, disk, b.peer, answer, now)), None);
+        let answer = b.tx(|replica, disk| anti_entropy::answer(replica, disk, &again));
+        assert!(a.tx(|replica, disk| asking.reply(replica, disk, b.peer, answer, now)).is_some());
     }
 
     #[test]
@@ -571,9 +573,9 @@ mod counter_examples {
         let first = b.put(&key(), "first");
         a.apply(&first);
         b.lose(&key());
-        let (to, asked) = (a.replica.me(), Vector::default());
+        let asked = Node::start(7).replica.ask((0..=u8::MAX).collect());
         let leaf = Place::of(&key()).leaf();
-        let answer = b.replica.answer(&mut b.disk, to, &asked, 9);
+        let answer = b.replica.answer(&mut b.disk, &asked, Budget { keys: 9, bytes: 9 });
         assert_eq!(answer, Err(Trouble::Damage(Damage::Leaf(leaf))));
         assert_eq!(b.replica.get(&mut b.disk, &key()), Err(Trouble::Damage(Damage::Leaf(leaf))));
         b.recover();

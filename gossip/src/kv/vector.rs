@@ -121,6 +121,12 @@ impl Vector {
         }
     }
 
+    /// What was seen of the actors of some buckets.
+    pub fn part(&self, is_wanted: impl Fn(u8) -> bool) -> Self {
+        let entries = self.0.iter().filter(|(actor, _)| is_wanted(actor.bucket()));
+        Self(entries.map(|(actor, seen)| (*actor, seen.clone())).collect())
+    }
+
     /// Whether it has seen all that another has.
     pub fn covers(&self, other: &Vector) -> bool {
         other.missing_in(self).next().is_none()
