@@ -18,6 +18,7 @@ pub mod anti_entropy;
 mod delta;
 mod dot;
 mod entry;
+pub mod flood;
 mod key;
 mod op;
 mod place;
@@ -30,8 +31,7 @@ mod token;
 mod vector;
 mod write;
 
-#[cfg(test)]
-mod fold;
+pub(crate) mod fold;
 #[cfg(test)]
 mod tests;
 
@@ -42,6 +42,7 @@ pub use entry::{Entry, Sibling};
 pub use key::{KEY_LEN_MAX, Key, KeyError};
 pub use op::{COUNTER_MAX, OP_LEN_MAX, Op, OpError, REPLACES_MAX, VALUE_LEN_MAX};
 pub use place::{LEAVES, Place};
+pub(crate) use replica::entry_of;
 pub use replica::{Applied, DIGEST_LEN, Damage, Digest, Epochs, Replica, Trouble};
 pub use session::{Adopted, Closed, DROPPED_MAX, DROPPED_PART, Looked, Opened, Rows, Session, Wanted};
 pub use store::{KvTx, Memory};

@@ -3,6 +3,7 @@
 //! [`World`] knows no protocol: nodes ([`Node`]) tell it what to do, and it tells them what happened. The same seed gives the
 //! same run, event by event. [`members`] runs membership in it, and judges it.
 
+pub mod kv;
 mod link;
 pub mod members;
 mod queue;

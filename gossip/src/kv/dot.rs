@@ -47,8 +47,14 @@ impl fmt::Debug for Dot {
 }
 
 /// An exact set of writes of one key. Never a maximum for each actor: that would cover writes that nobody has read.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Default, PartialEq, Eq, Hash)]
 pub struct Dots(Vec<Dot>);
+
+impl fmt::Debug for Dots {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_set().entries(&self.0).finish()
+    }
+}
 
 impl Dots {
     /// Whether a write is among them.

@@ -6,14 +6,16 @@
 //! version vectors", 2010, for siblings with dots; Gonçalves et al., "Concise server-wide causality management", DAIS 2015,
 //! for one vector in place of many contexts. Both keep a maximum for each actor where this keeps exact sets.)
 
+use std::fmt;
+
 use bytes::Bytes;
 
 use super::dot::{Dot, Dots};
-use super::op::Op;
+use super::op::{Op, Short};
 use super::vector::Vector;
 
 /// A write that stands.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Sibling {
     /// Its name.
     pub dot: Dot,
@@ -21,6 +23,13 @@ pub struct Sibling {
     pub value: Bytes,
     /// What it has taken the place of: whoever has to build a store from its rows needs it.
     pub replaces: Dots,
+}
+
+impl fmt::Debug for Sibling {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { dot, value, replaces } = self;
+        write!(f, "{dot:?}={:?} over {replaces:?}", Short(value))
+    }
 }
 
 /// What a store holds of one key.

@@ -5,8 +5,12 @@ use std::collections::BTreeSet;
 use super::{Dot, Key, Op, Vector};
 
 /// What a store holds of a key whose vector names some of these writes: names and values of siblings, and the context.
-pub(super) fn fold(ops: &[Op], vector: &Vector, key: &Key) -> (Vec<(Dot, Vec<u8>)>, BTreeSet<Dot>) {
-    let seen: Vec<&Op> = ops.iter().filter(|op| op.key == *key && vector.contains(&op.dot)).collect();
+pub(crate) fn fold<'a>(
+    ops: impl IntoIterator<Item = &'a Op>,
+    vector: &Vector,
+    key: &Key,
+) -> (Vec<(Dot, Vec<u8>)>, BTreeSet<Dot>) {
+    let seen: Vec<&Op> = ops.into_iter().filter(|op| op.key == *key && vector.contains(&op.dot)).collect();
     let replaced: BTreeSet<Dot> = seen.iter().flat_map(|op| op.replaces.iter().copied()).collect();
     let mut siblings: Vec<(Dot, Vec<u8>)> = Vec::new();
     for op in seen {

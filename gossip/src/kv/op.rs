@@ -7,6 +7,8 @@
 //!
 //! Numbers are little-endian. Actors and dots ascend, each once, and every actor has a dot: of a write there is one encoding.
 
+use std::fmt;
+
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
 use super::dot::{Actor, Dot, Dots};
@@ -34,7 +36,7 @@ const DOT_LEN: usize = 12;
 const FORMAT: u8 = 1;
 
 /// One write.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Op {
     /// Its name.
     pub dot: Dot,
@@ -44,6 +46,26 @@ pub struct Op {
     pub value: Option<Bytes>,
     /// Exactly the writes that it takes the place of.
     pub replaces: Dots,
+}
+
+impl fmt::Debug for Op {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { dot, key, value, replaces } = self;
+        write!(f, "{dot:?} {key:?}={:?} over {replaces:?}", value.as_ref().map(Short))
+    }
+}
+
+/// A value, for people: the beginning of it.
+pub(super) struct Short<'a>(pub(super) &'a Bytes);
+
+impl fmt::Debug for Short<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const SHOWN: usize = 16;
+        match self.0.len() {
+            ..=SHOWN => write!(f, "{:?}", self.0),
+            len => write!(f, "{:?} and so on, {len} bytes", self.0.slice(..SHOWN)),
+        }
+    }
 }
 
 /// Why bytes are no write.

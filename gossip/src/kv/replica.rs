@@ -6,7 +6,7 @@
 //! again whenever others are told of them; what does not come to the same is [`Damage`], after which the store is built again
 //! from what is left of it ([`Replica::recover`]).
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use bytes::{BufMut, Bytes, BytesMut};
 
@@ -25,6 +25,9 @@ use crate::swim::Name;
 /// The number of the sum of the vector's first bucket; those below are of the rows of a leaf each.
 const VECTOR_SUMS: usize = LEAVES;
 
+/// The number of the sum of all rows, by which a lost sum of a leaf is found: it would look like one of no rows.
+const ROWS_SUM: usize = VECTOR_SUMS + BUCKETS;
+
 /// Bytes of a digest.
 pub const DIGEST_LEN: usize = sum::DIGEST_LEN;
 
@@ -37,6 +40,9 @@ pub struct Digest {
     pub rows: [u8; DIGEST_LEN],
 }
 
+/// Writes that are dropped from the log at once.
+const TRIMMED_AT_ONCE: usize = 1024;
+
 /// Rows that are read at once.
 pub(super) const ROWS_AT_ONCE: usize = 256;
 
@@ -46,10 +52,8 @@ pub struct Replica {
     epochs: Epochs,
     vector: Vector,
     sums: Vec<Sum>,
-    /// The sum of all leaves.
-    rows: Sum,
-    /// What the transaction has changed: actors, with what their entries have added to the sum of their bucket before.
-    changed_actors: BTreeMap<Actor, Option<blake3::Hash>>,
+    /// What the transaction has changed.
+    changed_actors: BTreeSet<Actor>,
     changed_sums: BTreeSet<usize>,
     changed_keys: BTreeSet<Key>,
     /// The comparison with another that is under way.
@@ -95,6 +99,9 @@ pub enum Damage {
     /// The rows of this leaf are not all that were written.
     #[error("the rows of leaf {0} are not those that were written")]
     Leaf(usize),
+    /// The sums are not those that were written.
+    #[error("the sums of rows are not those that were written")]
+    Sums,
     /// The vector is not what was written.
     #[error("the vector is not what was written")]
     Vector,
@@ -125,16 +132,18 @@ impl Replica {
     pub fn open<T: KvTx>(tx: &mut T, peer: Name, epochs: Epochs) -> Result<Self, Trouble<T::Error>> {
         let mut replica = Self::empty(peer, epochs);
         for (number, sum) in tx.sums()? {
-            *replica.sums.get_mut(number).ok_or(Trouble::Damage(Damage::Vector))? = sum;
-            if number < LEAVES {
-                replica.rows.join(&sum);
-            }
+            *replica.sums.get_mut(number).ok_or(Trouble::Damage(Damage::Sums))? = sum;
+        }
+        let mut rows = Sum::default();
+        replica.sums[..LEAVES].iter().for_each(|sum| rows.join(sum));
+        if rows != replica.sums[ROWS_SUM] {
+            return Err(Trouble::Damage(Damage::Sums));
         }
         let seen = tx.vector()?;
         let mut sums = [Sum::default(); BUCKETS];
         seen.iter().for_each(|(actor, seen)| sums[usize::from(actor.bucket())].add(&hash_of_seen(actor, seen)));
         replica.vector = Vector::of(seen);
-        if sums != replica.sums[VECTOR_SUMS..] {
+        if sums != replica.sums[VECTOR_SUMS..ROWS_SUM] {
             return Err(Trouble::Damage(Damage::Vector));
         }
         // Nobody answers any more what another life has asked.
@@ -147,9 +156,8 @@ impl Replica {
             me: Actor { peer, epoch: epochs.next() },
             epochs,
             vector: Vector::default(),
-            sums: vec![Sum::default(); LEAVES + BUCKETS],
-            rows: Sum::default(),
-            changed_actors: BTreeMap::new(),
+            sums: vec![Sum::default(); ROWS_SUM + 1],
+            changed_actors: BTreeSet::new(),
             changed_sums: BTreeSet::new(),
             changed_keys: BTreeSet::new(),
             session: None,
@@ -179,13 +187,13 @@ impl Replica {
     /// What all comes to.
     pub fn digest(&self) -> Digest {
         let mut vector = Sum::default();
-        self.sums[VECTOR_SUMS..].iter().for_each(|sum| vector.join(sum));
-        Digest { vector: vector.digest(), rows: self.rows.digest() }
+        self.sums[VECTOR_SUMS..ROWS_SUM].iter().for_each(|sum| vector.join(sum));
+        Digest { vector: vector.digest(), rows: self.sums[ROWS_SUM].digest() }
     }
 
     /// How many rows there are.
     pub fn len(&self) -> u64 {
-        self.rows.count()
+        self.sums[ROWS_SUM].count()
     }
 
     /// Whether there is none.
@@ -259,15 +267,11 @@ impl Replica {
     /// # Errors
     /// When the store cannot be written.
     pub fn finish<T: KvTx>(&mut self, tx: &mut T) -> Result<(), Trouble<T::Error>> {
-        for (actor, before) in std::mem::take(&mut self.changed_actors) {
-            let number = VECTOR_SUMS + usize::from(actor.bucket());
-            let sum = &mut self.sums[number];
-            before.iter().for_each(|before| sum.subtract(before));
+        for actor in std::mem::take(&mut self.changed_actors) {
             if let Some(seen) = self.vector.seen(&actor) {
-                sum.add(&hash_of_seen(&actor, seen));
                 tx.set_seen(&actor, seen)?;
             }
-            self.changed_sums.insert(number);
+            self.changed_sums.insert(VECTOR_SUMS + usize::from(actor.bucket()));
         }
         for number in std::mem::take(&mut self.changed_sums) {
             tx.set_sum(number, &self.sums[number])?;
@@ -275,12 +279,13 @@ impl Replica {
         Ok(())
     }
 
-    /// Drops a write from the log. Whoever lacks it from then on cannot be told what it lacks key by key.
+    /// Drops the oldest writes from the log while there are more than `keep`: of those before a place, all of which another
+    /// node is known to have seen. Whoever lacks one from then on cannot be told what it lacks key by key. How many.
     ///
     /// # Errors
     /// When the store cannot be written.
-    pub fn drop_logged<T: KvTx>(&mut self, tx: &mut T, dot: &Dot) -> Result<(), Trouble<T::Error>> {
-        Ok(tx.drop_logged(dot)?)
+    pub fn trim_log<T: KvTx>(&self, tx: &mut T, keep: u64, seen: u64) -> Result<u64, Trouble<T::Error>> {
+        if tx.is_behind()? { Ok(0) } else { Ok(tx.trim_log(keep, seen, TRIMMED_AT_ONCE)?) }
     }
 
     /// A write that is in the log whole: for those who were only told of it, or have lost it.
@@ -343,31 +348,43 @@ impl Replica {
         if before == after {
             return Ok(());
         }
-        for sum in [&mut self.sums[place.leaf()], &mut self.rows] {
+        for number in [place.leaf(), ROWS_SUM] {
+            let sum = &mut self.sums[number];
             before.iter().for_each(|before| sum.subtract(before));
             after.iter().for_each(|after| sum.add(after));
+            self.changed_sums.insert(number);
         }
-        self.changed_sums.insert(place.leaf());
         self.changed_keys.insert(key.clone());
         tx.set_row(place, key, row.as_ref().map(|(bytes, _)| bytes))?;
         Ok(())
     }
 
     pub(super) fn learn(&mut self, dot: Dot) {
-        self.changes(dot.actor);
-        self.vector.insert(dot);
+        self.learn_of(dot.actor, |vector| {
+            vector.insert(dot);
+        });
     }
 
     pub(super) fn learn_all(&mut self, vector: &Vector) {
-        vector.iter().for_each(|(actor, _)| self.changes(*actor));
-        self.vector.join(vector);
+        for (actor, _) in vector.iter() {
+            self.learn_of(*actor, |ours| ours.join_of(actor, vector));
+        }
     }
 
-    /// What is kept of an actor is going to change.
-    fn changes(&mut self, actor: Actor) {
-        let vector = &self.vector;
-        self.changed_actors.entry(actor).or_insert_with(|| vector.seen(&actor).map(|seen| hash_of_seen(&actor, seen)));
+    /// Changes what was seen of an actor. Its sum goes along at once: whoever is asked with a sum that is behind the vector
+    /// would be taken to have seen what it has not.
+    fn learn_of(&mut self, actor: Actor, change: impl FnOnce(&mut Vector)) {
+        let sum = &mut self.sums[VECTOR_SUMS + usize::from(actor.bucket())];
+        self.vector.seen(&actor).iter().for_each(|seen| sum.subtract(&hash_of_seen(&actor, seen)));
+        change(&mut self.vector);
+        self.vector.seen(&actor).iter().for_each(|seen| sum.add(&hash_of_seen(&actor, seen)));
+        self.changed_actors.insert(actor);
     }
+}
+
+/// What a row says, whole store or not: for whoever judges.
+pub(crate) fn entry_of(key: &Key, row: &Bytes) -> Option<Entry> {
+    row::decode(key, row).ok().map(|(entry, _)| entry)
 }
 
 /// A row that was read with all others of its leaf.

@@ -74,11 +74,18 @@ pub trait KvTx {
     /// When the store cannot be read.
     fn log(&mut self, after: Option<&Dot>, count: usize) -> Result<Vec<(Dot, Option<Bytes>)>, Self::Error>;
 
-    /// Drops a write from the log.
+    /// The place in the log, in the order in which writes were appended, that the next one gets.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    fn log_end(&mut self) -> Result<u64, Self::Error>;
+
+    /// Drops the oldest writes from the log, those before a place, while there are more than `keep`; about `count` at most.
+    /// How many.
     ///
     /// # Errors
     /// When the store cannot be written.
-    fn drop_logged(&mut self, dot: &Dot) -> Result<(), Self::Error>;
+    fn trim_log(&mut self, keep: u64, before: u64, count: usize) -> Result<u64, Self::Error>;
 
     /// All that was seen of each actor.
     ///
@@ -186,6 +193,34 @@ struct Held {
     rows: BTreeMap<Place, BTreeMap<Key, Bytes>>,
     log: BTreeMap<Dot, (Key, Option<Bytes>)>,
     log_of: BTreeSet<(Key, Dot)>,
+    /// The order in which writes were appended.
+    order: BTreeMap<u64, Dot>,
+    end: u64,
+}
+
+/// What may happen to a disk.
+impl Memory {
+    /// Loses what was seen of one of the actors, whichever.
+    pub fn lose_seen(&mut self, chosen: usize) {
+        let actor = self.seen.keys().nth(chosen % self.seen.len().max(1)).copied();
+        actor.map(|actor| self.seen.remove(&actor));
+    }
+
+    /// Loses a write from the log, whichever.
+    pub fn lose_logged(&mut self, chosen: usize) {
+        let held = &mut self.held;
+        let dot = held.log.keys().nth(chosen % held.log.len().max(1)).copied();
+        if let Some((dot, (key, _))) = dot.and_then(|dot| held.log.remove_entry(&dot)) {
+            held.log_of.remove(&(key, dot));
+            held.order.retain(|_, other| *other != dot);
+        }
+    }
+
+    /// Loses a sum, whichever.
+    pub fn lose_sum(&mut self, chosen: usize) {
+        let number = self.sums.keys().nth(chosen % self.sums.len().max(1)).copied();
+        number.map(|number| self.sums.remove(&number));
+    }
 }
 
 impl Held {
@@ -226,8 +261,11 @@ impl KvTx for Memory {
     }
 
     fn append(&mut self, dot: &Dot, key: &Key, op: Option<&Bytes>) -> Result<(), Infallible> {
-        self.held.log.insert(*dot, (key.clone(), op.cloned()));
-        self.held.log_of.insert((key.clone(), *dot));
+        let held = &mut self.held;
+        held.log.insert(*dot, (key.clone(), op.cloned()));
+        held.log_of.insert((key.clone(), *dot));
+        held.order.insert(held.end, *dot);
+        held.end += 1;
         Ok(())
     }
 
@@ -250,11 +288,22 @@ impl KvTx for Memory {
         Ok(self.held.log(after, count))
     }
 
-    fn drop_logged(&mut self, dot: &Dot) -> Result<(), Infallible> {
-        if let Some((key, _)) = self.held.log.remove(dot) {
-            self.held.log_of.remove(&(key, *dot));
+    fn log_end(&mut self) -> Result<u64, Infallible> {
+        Ok(self.held.end)
+    }
+
+    fn trim_log(&mut self, keep: u64, before: u64, count: usize) -> Result<u64, Infallible> {
+        let held = &mut self.held;
+        let extra = (held.order.len() as u64).saturating_sub(keep).min(count as u64);
+        let oldest: Vec<(u64, Dot)> =
+            held.order.range(..before).take(extra as usize).map(|(place, dot)| (*place, *dot)).collect();
+        for (place, dot) in &oldest {
+            held.order.remove(place);
+            if let Some((key, _)) = held.log.remove(dot) {
+                held.log_of.remove(&(key, *dot));
+            }
         }
-        Ok(())
+        Ok(oldest.len() as u64)
     }
 
     fn vector(&mut self) -> Result<Vec<(Actor, Seen)>, Infallible> {

@@ -181,10 +181,11 @@ impl Node {
     }
 
     fn drop_log(&mut self) {
-        self.tx(|replica, disk| {
-            let log = disk.log(None, usize::MAX)?;
-            log.iter().try_for_each(|(dot, _)| replica.drop_logged(disk, dot))
+        let dropped = self.tx(|replica, disk| {
+            let end = disk.log_end()?;
+            replica.trim_log(disk, 0, end)
         });
+        assert!(dropped > 0);
     }
 
     /// Compares all with another, and takes it in; `between` runs between any two steps.
@@ -378,9 +379,11 @@ proptest! {
                     }
                 }
                 6 => {
-                    if let Some(op) = written.get(chosen % written.len().max(1)) {
-                        nodes[at].tx(|replica, disk| replica.drop_logged(disk, &op.op.dot));
-                    }
+                    let keep = chosen as u64 % 4;
+                    nodes[at].tx(|replica, disk| {
+                        let end = disk.log_end()?;
+                        replica.trim_log(disk, keep, end)
+                    });
                 }
                 _ => {
                     let [asker, asked] = nodes.get_disjoint_mut([at, (at + 1 + chosen % 2) % 3]).expect("two of three");
@@ -452,7 +455,7 @@ mod counter_examples {
     fn four_what_has_left_the_log_cannot_be_told_write_by_write() {
         let [mut a, mut b] = nodes();
         let [first, _] = two_writes(&mut a);
-        a.tx(|replica, disk| replica.drop_logged(disk, &first.op.dot));
+        assert_eq!(a.tx(|replica, disk| replica.trim_log(disk, 1, 9)), 1);
         assert_eq!(b.asked(&mut a, 9), Answer::TooOld);
         b.apply(&first);
         assert!(b.ask(&mut a, 9), "of what is missing all is in the log");
@@ -501,7 +504,8 @@ mod counter_examples {
         // The delete is known here, and what it deletes is not; something that has left the log makes all be compared.
         let other = b.put(&named("other"), "value");
         b.apply(&gone);
-        b.tx(|replica, disk| replica.drop_logged(disk, &other.op.dot));
+        let dropped = b.tx(|replica, disk| replica.trim_log(disk, 1, 1));
+        assert_eq!(dropped, 1);
         a.apply(&first);
         assert!(!a.ask(&mut b, 9));
         assert_eq!(a.compare(&mut b, |_, b| assert_ne!(b.apply(&first), Applied::Later)), Some(Adopted::Done));
@@ -661,6 +665,32 @@ fn writes_in_a_row_replace_each_other_and_what_was_not_seen_stays_beside_them() 
     // The same token again names what is gone: the second one to answer stands beside the first.
     one.write(&key, Some("white"), &Write::Read(token)).expect("read before").expect("done");
     assert_eq!(one.values(&key).len(), 2);
+}
+
+#[test]
+fn writes_of_one_life_are_counted_without_gaps() {
+    let [mut one] = nodes();
+    let me = one.replica.me();
+    for counter in 1..=3 {
+        assert_eq!(one.put(&key(), "red").op.dot, Dot { actor: me, counter });
+    }
+    let disk = one.disk.clone();
+    one.restart_with(disk);
+    assert_eq!(one.put(&key(), "red").op.dot, Dot { actor: one.replica.me(), counter: 1 });
+    assert_ne!(one.replica.me(), me);
+}
+
+#[test]
+fn a_sum_that_was_lost_is_not_taken_for_that_of_no_rows() {
+    let [mut one] = nodes();
+    one.put(&key(), "red");
+    let sums = one.disk.sums().map_or(0, |sums| sums.len());
+    for lost in 0..sums {
+        let mut disk = one.disk.clone();
+        disk.lose_sum(lost);
+        let opened = Replica::open(&mut disk, one.peer, Epochs::new([1; 32])).map(|_| ());
+        assert!(matches!(opened, Err(Trouble::Damage(Damage::Sums | Damage::Vector))), "{opened:?}");
+    }
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! Which writes a node has seen: its version vector, one for all keys.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::ops::RangeInclusive;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
@@ -12,14 +13,27 @@ use super::op::COUNTER_MAX;
 ///
 /// It is the tombstone of whatever was deleted: a write that it names and that no row holds was replaced. So it is one only
 /// for a store that has lost nothing.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Default, PartialEq, Eq)]
 pub struct Vector(BTreeMap<Actor, Seen>);
 
 /// What was seen of one actor.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Default, PartialEq, Eq)]
 pub struct Seen {
     base: u64,
     extras: BTreeSet<u64>,
+}
+
+impl fmt::Debug for Vector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_map().entries(&self.0).finish()
+    }
+}
+
+impl fmt::Debug for Seen {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.base)?;
+        self.extras.iter().try_for_each(|counter| write!(f, "+{counter}"))
+    }
 }
 
 impl Seen {
@@ -112,12 +126,16 @@ impl Vector {
 
     /// Takes note of all that another has seen.
     pub fn join(&mut self, other: &Vector) {
-        for (actor, theirs) in &other.0 {
-            let seen = self.0.entry(*actor).or_default();
-            seen.raise(theirs.base);
-            for counter in &theirs.extras {
-                seen.insert(*counter);
-            }
+        other.0.keys().for_each(|actor| self.join_of(actor, other));
+    }
+
+    /// Takes note of all that another has seen of an actor.
+    pub fn join_of(&mut self, actor: &Actor, other: &Vector) {
+        let Some(theirs) = other.0.get(actor) else { return };
+        let seen = self.0.entry(*actor).or_default();
+        seen.raise(theirs.base);
+        for counter in &theirs.extras {
+            seen.insert(*counter);
         }
     }
 

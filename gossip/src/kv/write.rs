@@ -92,7 +92,7 @@ impl Replica {
         let mut bytes = BytesMut::new();
         op.encode(&mut bytes);
         let bytes = bytes.freeze();
-        self.apply(tx, &op, &bytes)?;
+        self.take_in(tx, &op, &bytes)?;
         let read = op.value.is_some().then_some(op.dot);
         let token = Token::new(key, read.into_iter().collect());
         Ok(Ok(Some(Written { op, bytes, token })))
