@@ -15,11 +15,14 @@
 //! its writes that are missing here ([`Replica::merge`]).
 
 pub mod anti_entropy;
+mod codec;
+pub mod contract;
 mod delta;
 mod dot;
 mod entry;
 pub mod flood;
 mod key;
+mod machine;
 mod op;
 mod place;
 mod recover;
@@ -27,19 +30,24 @@ mod replica;
 mod row;
 mod session;
 mod store;
+mod sums;
 mod token;
 mod vector;
 mod write;
 
+#[cfg(test)]
+mod dvv;
 pub(crate) mod fold;
 #[cfg(test)]
 mod tests;
 
 pub use anti_entropy::AntiEntropy;
+pub use codec::Malformed;
 pub use delta::{Answer, Asked, Budget, Told};
 pub use dot::{Actor, BUCKETS, Dot, Dots};
 pub use entry::{Entry, Sibling};
 pub use key::{KEY_LEN_MAX, Key, KeyError};
+pub use machine::{Call, Config, Effect, Machine, Work};
 pub use op::{COUNTER_MAX, OP_LEN_MAX, Op, OpError, REPLACES_MAX, VALUE_LEN_MAX};
 pub use place::{LEAVES, Place};
 pub(crate) use replica::entry_of;

@@ -37,6 +37,18 @@ impl Range {
         (depth <= DEPTH_MAX && first & range.rest() == 0).then_some(range)
     }
 
+    /// The bits in which its places agree.
+    pub fn prefix(self) -> u64 {
+        self.first.checked_shr(u64::BITS - PART_BITS * self.depth).unwrap_or(0)
+    }
+
+    /// A range by [`Self::prefix`] and [`Self::depth`]; None if there is no such.
+    pub fn of_prefix(prefix: u64, depth: u32) -> Option<Self> {
+        let shift = u64::BITS - PART_BITS * depth.min(DEPTH_MAX);
+        let first = prefix.checked_shl(shift).unwrap_or(0);
+        Self::new(first, depth).filter(|range| range.prefix() == prefix)
+    }
+
     /// Its first and last place.
     pub fn places(self) -> RangeInclusive<u64> {
         self.first..=self.first | self.rest()

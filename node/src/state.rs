@@ -4,6 +4,9 @@
 //! it: what is to be remembered of members is noted and written together a moment later. A new generation alone is awaited,
 //! because nobody may hear of it before it is durable.
 
+pub(crate) mod kv;
+pub(crate) mod map;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -23,10 +26,13 @@ use crate::sqlite::{self, OpenError, open_error, store_error};
 const FILE_NAME: &str = "state.db";
 
 /// Version of the schema that this program writes.
-const SCHEMA_VERSION: i64 = 1;
+const SCHEMA_VERSION: i64 = 2;
 
 /// Steps from each version of the schema to the next.
-const SCHEMA_STEPS: [&str; SCHEMA_VERSION as usize] = [include_str!("state/schema.sql")];
+const SCHEMA_STEPS: [&str; SCHEMA_VERSION as usize] = [
+    include_str!("state/schema.sql"),
+    concat!(include_str!("state/schema-2.sql"), include_str!("state/schema-2-held.sql")),
+];
 
 /// Bytes of a page.
 const PAGE_LEN: u32 = 4 << 10;
@@ -57,9 +63,16 @@ impl StateFile {
     /// # Errors
     /// When it cannot be opened, is damaged, or was written by a newer version; it is then left as it is.
     pub(crate) fn open(home: &Path) -> Result<Self, StateError> {
+        Self::open_on(home, None)
+    }
+
+    /// The same, over another file system than the common one.
+    pub(crate) fn open_on(home: &Path, vfs: Option<&str>) -> Result<Self, StateError> {
         let path = home.join(FILE_NAME);
-        sqlite::make_private(&path).map_err(OpenError::Io)?;
-        let mut db = sqlite::connect(&path, OpenFlags::default(), None).map_err(open_error(&path))?;
+        if vfs.is_none() {
+            sqlite::make_private(&path).map_err(OpenError::Io)?;
+        }
+        let mut db = sqlite::connect(&path, OpenFlags::default(), vfs).map_err(open_error(&path))?;
         let version = sqlite::version(&db, &path, SCHEMA_VERSION)?;
         let mode = sqlite::set_up_writing(&db, (version == 0).then_some(PAGE_LEN), 0).map_err(open_error(&path))?;
         if mode != "wal" {
@@ -145,6 +158,12 @@ impl StateFile {
     fn column<T: rusqlite::types::FromSql>(&self, sql: &str) -> Result<Vec<T>, StateError> {
         let read = || -> rusqlite::Result<Vec<T>> { self.db.prepare(sql)?.query_map([], |row| row.get(0))?.collect() };
         Ok(read().map_err(open_error(&self.path))?)
+    }
+
+    /// The connection, which nobody else writes by.
+    #[cfg(test)]
+    pub(crate) fn into_db(self) -> Connection {
+        self.db
     }
 
     /// Hands the file to a thread that writes it from now on.

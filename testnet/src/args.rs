@@ -10,7 +10,7 @@ use p2p_api::{Code, Problem};
 use p2p_testnet::bench::{content, members};
 use p2p_testnet::cluster::NODES_MAX;
 use p2p_testnet::faults::{Fault, Groups};
-use p2p_testnet::sim::{Named, Profile};
+use p2p_testnet::sim::{self, Named, Profile};
 
 /// Starts and hurts networks of real nodes on this machine.
 #[derive(Debug, Parser)]
@@ -180,6 +180,29 @@ pub(crate) enum Sim {
         /// same sources are not run again, so it may be stopped at any time
         #[arg(long, value_name = "FILE", num_args = 0..=1, default_missing_value = "docs/results/members-sim.jsonl")]
         table: Option<PathBuf>,
+    },
+    /// The replicated map: that nothing is lost, and nothing comes back
+    Kv {
+        /// random, short, partition, crash, rollback, clone, loss, absence, split, blind, slow-disk
+        #[arg(long, value_name = "NAME")]
+        scenario: sim::kv::Named,
+        /// Nodes [default: the seed decides, 3 to 7; 25 in split]
+        #[arg(long, value_name = "N")]
+        nodes: Option<usize>,
+        /// Seeds to run
+        #[arg(long, value_name = "K", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
+        seeds: u64,
+        /// The first of them
+        #[arg(long, value_name = "S", default_value_t = 0)]
+        first_seed: u64,
+        /// Tell all that happens in the first seed
+        #[arg(long)]
+        trace: bool,
+        /// Keep blocks of 1,000 seeds that are done in FILE. Those that it has of the same sources are not run again, so it may
+        /// be stopped at any time
+        #[arg(long, value_name = "FILE", num_args = 0..=1, default_missing_value = "docs/results/kv-sim.jsonl",
+            conflicts_with = "trace")]
+        record: Option<PathBuf>,
     },
 }
 

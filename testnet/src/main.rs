@@ -163,7 +163,20 @@ async fn measure(what: Bench, dir: Option<PathBuf>, json: bool, say: Say) -> Res
 }
 
 async fn simulate(what: Sim, json: bool, say: Say) -> Result<(), Problem> {
-    let Sim::Members { scenario, nodes, seeds, first_seed, profile, trace, table } = what;
+    let (scenario, nodes, seeds, first_seed, profile, trace, table) = match what {
+        Sim::Members { scenario, nodes, seeds, first_seed, profile, trace, table } => {
+            (scenario, nodes, seeds, first_seed, profile, trace, table)
+        }
+        Sim::Kv { scenario, nodes, seeds, first_seed, trace, record } => {
+            let asked = sim::kv::Asked { scenario: scenario.0, nodes, first_seed, seeds, record }.check()?;
+            if trace {
+                return sim::kv::trace(&asked, report::print);
+            }
+            let report = sim::kv::run(asked, say).await?;
+            report::print(&if json { report::json(&report)? } else { report.text() })?;
+            return report.verdict();
+        }
+    };
     let Some(sim::Named(scenario)) = scenario else {
         let table = sim::run_table(sim::TableOptions { file: table.unwrap_or_default() }, say).await?;
         report::print(&if json { report::json(&table)? } else { table.text() })?;

@@ -1,8 +1,10 @@
-//! `sim members`: clusters in a virtual world, seed by seed, on all cores; what came of them as figures.
+//! `sim members` and `sim kv`: clusters in a virtual world, seed by seed, on all cores; what came of them as figures.
 //!
 //! What happens in a run is decided in `p2p_gossip::sim`; here is only who runs which seed, what is said about the samples, and
 //! [`table`], which holds them against targets.
 
+pub mod kv;
+mod rows;
 mod table;
 
 use std::fmt::Write as _;
@@ -223,40 +225,46 @@ impl Report {
 /// When a thread dies, which is a mistake of this program.
 pub async fn run(asked: Asked) -> Result<Report> {
     let began = Instant::now();
-    let jobs =
-        thread::available_parallelism().map_or(1, usize::from).min(usize::try_from(asked.seeds).unwrap_or(usize::MAX));
-    let next = Arc::new(AtomicU64::new(0));
-    let (sender, receiver) = mpsc::channel();
-    for _ in 0..jobs {
-        let (next, sender) = (next.clone(), sender.clone());
-        // Threads of their own, for which an interrupted command does not wait.
-        thread::spawn(move || work(asked, &next, &sender));
-    }
-    drop(sender);
+    let receiver = on_all_cores(asked.first_seed, asked.seeds, move |seed| {
+        scenario::run(asked.scenario, asked.protocol, asked.nodes, seed).unwrap_or_default()
+    });
     let (reply, collected) = oneshot::channel();
     thread::spawn(move || drop(reply.send(collect(&asked, &receiver))));
     let (all, busy) = collected.await.map_err(|_died| Problem::new(Code::Other, "a run died"))??;
     Ok(report(&asked, all, began.elapsed().as_secs_f64(), busy))
 }
 
-/// One seed's figures, and the seconds they took.
-type Done = (u64, Figures, f64);
+/// What one seed came to, and the seconds it took.
+type Done<T> = (u64, T, f64);
 
-fn work(asked: Asked, next: &AtomicU64, sender: &mpsc::Sender<Done>) {
-    loop {
-        let number = next.fetch_add(1, Ordering::Relaxed);
-        if number >= asked.seeds {
-            return;
-        }
-        let (seed, began) = (asked.first_seed + number, Instant::now());
-        let figures = scenario::run(asked.scenario, asked.protocol, asked.nodes, seed).unwrap_or_default();
-        if sender.send((seed, figures, began.elapsed().as_secs_f64())).is_err() {
-            return;
-        }
+/// Runs seeds in threads of their own, for which an interrupted command does not wait. Of a run that dies nothing is heard.
+fn on_all_cores<T: Send + 'static>(
+    first_seed: u64,
+    seeds: u64,
+    run: impl Fn(u64) -> T + Send + Sync + 'static,
+) -> mpsc::Receiver<Done<T>> {
+    let jobs = thread::available_parallelism().map_or(1, usize::from).min(usize::try_from(seeds).unwrap_or(usize::MAX));
+    let (next, run, (sender, receiver)) = (Arc::new(AtomicU64::new(0)), Arc::new(run), mpsc::channel());
+    for _ in 0..jobs {
+        let (next, run, sender) = (next.clone(), run.clone(), sender.clone());
+        thread::spawn(move || {
+            loop {
+                let number = next.fetch_add(1, Ordering::Relaxed);
+                if number >= seeds {
+                    return;
+                }
+                let (seed, began) = (first_seed + number, Instant::now());
+                let done = run(seed);
+                if sender.send((seed, done, began.elapsed().as_secs_f64())).is_err() {
+                    return;
+                }
+            }
+        });
     }
+    receiver
 }
 
-fn collect(asked: &Asked, receiver: &mpsc::Receiver<Done>) -> Result<(Figures, f64)> {
+fn collect(asked: &Asked, receiver: &mpsc::Receiver<Done<Figures>>) -> Result<(Figures, f64)> {
     let (mut all, mut busy, mut done) = (Figures::default(), 0.0, 0);
     for (seed, mut figures, seconds) in receiver {
         let replay = asked.replay(seed);

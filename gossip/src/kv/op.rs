@@ -135,12 +135,12 @@ pub(super) fn dot(left: &mut Bytes) -> Option<Dot> {
     Some(Dot { actor: actor(left)?, counter: counter(left)? })
 }
 
-fn put_actor(bytes: &mut BytesMut, actor: &Actor) {
+pub(super) fn put_actor(bytes: &mut BytesMut, actor: &Actor) {
     bytes.put_slice(&actor.peer.0);
     bytes.put_u64_le(actor.epoch);
 }
 
-fn actor(left: &mut Bytes) -> Option<Actor> {
+pub(super) fn actor(left: &mut Bytes) -> Option<Actor> {
     let mut peer = [0; 32];
     left.try_copy_to_slice(&mut peer).ok()?;
     Some(Actor { peer: Name(peer), epoch: left.try_get_u64_le().ok()? })

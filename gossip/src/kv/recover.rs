@@ -6,7 +6,6 @@
 
 use bytes::{Bytes, BytesMut};
 
-use super::dot::Dot;
 use super::key::Key;
 use super::op::Op;
 use super::place::Place;
@@ -41,13 +40,13 @@ impl Replica {
                 }
             }
         }
-        let mut last: Option<Dot> = None;
+        let mut next = 0;
         loop {
-            let log = tx.log_aside(last.as_ref(), ROWS_AT_ONCE)?;
-            let Some((dot, _)) = log.last() else { break };
-            last = Some(*dot);
-            for (dot, kept) in log {
-                if let Some((op, bytes)) = kept.and_then(|kept| unsealed(&dot, &kept)) {
+            let log = tx.log_aside(next, ROWS_AT_ONCE)?;
+            let Some((place, _)) = log.last() else { break };
+            next = place + 1;
+            for (_, kept) in log {
+                if let Some((op, bytes)) = unsealed(&kept) {
                     replica.salvage(tx, &op, &bytes)?;
                 }
             }

@@ -7,6 +7,7 @@
 //! from what is left of it ([`Replica::recover`]).
 
 use std::collections::BTreeSet;
+use std::ops::Range;
 
 use bytes::{BufMut, Bytes, BytesMut};
 
@@ -18,15 +19,10 @@ use super::place::{LEAVES, Place};
 use super::row;
 use super::session::Session;
 use super::store::KvTx;
+use super::sums::KeptSums;
 use super::vector::{Seen, Vector};
 use crate::sum::{self, Sum};
 use crate::swim::Name;
-
-/// The number of the sum of the vector's first bucket; those below are of the rows of a leaf each.
-const VECTOR_SUMS: usize = LEAVES;
-
-/// The number of the sum of all rows, by which a lost sum of a leaf is found: it would look like one of no rows.
-const ROWS_SUM: usize = VECTOR_SUMS + BUCKETS;
 
 /// Bytes of a digest.
 pub const DIGEST_LEN: usize = sum::DIGEST_LEN;
@@ -51,10 +47,9 @@ pub struct Replica {
     me: Actor,
     epochs: Epochs,
     vector: Vector,
-    sums: Vec<Sum>,
+    sums: KeptSums,
     /// What the transaction has changed.
     changed_actors: BTreeSet<Actor>,
-    changed_sums: BTreeSet<usize>,
     changed_keys: BTreeSet<Key>,
     /// The comparison with another that is under way.
     pub(super) session: Option<Session>,
@@ -131,19 +126,12 @@ impl Replica {
     /// When the store cannot be read, or has lost something.
     pub fn open<T: KvTx>(tx: &mut T, peer: Name, epochs: Epochs) -> Result<Self, Trouble<T::Error>> {
         let mut replica = Self::empty(peer, epochs);
-        for (number, sum) in tx.sums()? {
-            *replica.sums.get_mut(number).ok_or(Trouble::Damage(Damage::Sums))? = sum;
-        }
-        let mut rows = Sum::default();
-        replica.sums[..LEAVES].iter().for_each(|sum| rows.join(sum));
-        if rows != replica.sums[ROWS_SUM] {
-            return Err(Trouble::Damage(Damage::Sums));
-        }
+        replica.sums = KeptSums::of(tx.sums()?).ok_or(Trouble::Damage(Damage::Sums))?;
         let seen = tx.vector()?;
         let mut sums = [Sum::default(); BUCKETS];
         seen.iter().for_each(|(actor, seen)| sums[usize::from(actor.bucket())].add(&hash_of_seen(actor, seen)));
         replica.vector = Vector::of(seen);
-        if sums != replica.sums[VECTOR_SUMS..ROWS_SUM] {
+        if (0..=u8::MAX).any(|bucket| sums[usize::from(bucket)] != replica.sums.bucket(bucket)) {
             return Err(Trouble::Damage(Damage::Vector));
         }
         // Nobody answers any more what another life has asked.
@@ -156,9 +144,8 @@ impl Replica {
             me: Actor { peer, epoch: epochs.next() },
             epochs,
             vector: Vector::default(),
-            sums: vec![Sum::default(); ROWS_SUM + 1],
+            sums: KeptSums::default(),
             changed_actors: BTreeSet::new(),
-            changed_sums: BTreeSet::new(),
             changed_keys: BTreeSet::new(),
             session: None,
         }
@@ -175,25 +162,28 @@ impl Replica {
     }
 
     /// What the rows of a leaf come to.
-    pub fn sum(&self, leaf: usize) -> &Sum {
-        &self.sums[leaf]
+    pub fn sum(&self, leaf: usize) -> Sum {
+        self.sums.leaf(leaf)
+    }
+
+    /// What the rows of some leaves come to together.
+    pub(super) fn sum_of(&self, leaves: Range<usize>) -> Sum {
+        self.sums.leaves(leaves)
     }
 
     /// What a bucket of the vector comes to.
     pub fn bucket_digest(&self, bucket: u8) -> [u8; DIGEST_LEN] {
-        self.sums[VECTOR_SUMS + usize::from(bucket)].digest()
+        self.sums.bucket(bucket).digest()
     }
 
     /// What all comes to.
     pub fn digest(&self) -> Digest {
-        let mut vector = Sum::default();
-        self.sums[VECTOR_SUMS..ROWS_SUM].iter().for_each(|sum| vector.join(sum));
-        Digest { vector: vector.digest(), rows: self.sums[ROWS_SUM].digest() }
+        Digest { vector: self.sums.vector().digest(), rows: self.sums.rows().digest() }
     }
 
     /// How many rows there are.
     pub fn len(&self) -> u64 {
-        self.sums[ROWS_SUM].count()
+        self.sums.rows().count()
     }
 
     /// Whether there is none.
@@ -271,10 +261,9 @@ impl Replica {
             if let Some(seen) = self.vector.seen(&actor) {
                 tx.set_seen(&actor, seen)?;
             }
-            self.changed_sums.insert(VECTOR_SUMS + usize::from(actor.bucket()));
         }
-        for number in std::mem::take(&mut self.changed_sums) {
-            tx.set_sum(number, &self.sums[number])?;
+        for (number, sum) in self.sums.take_changed() {
+            tx.set_sum(number, &sum)?;
         }
         Ok(())
     }
@@ -293,7 +282,7 @@ impl Replica {
     /// # Errors
     /// When the store cannot be read.
     pub fn logged<T: KvTx>(&self, tx: &mut T, dot: &Dot) -> Result<Option<(Op, Bytes)>, Trouble<T::Error>> {
-        Ok(tx.logged(dot)?.and_then(|(_, op)| unsealed(dot, &op?)))
+        Ok(tx.logged(dot)?.and_then(|(_, op)| unsealed(&op?)).filter(|(op, _)| op.dot == *dot))
     }
 
     /// Reads all rows of a leaf, and makes sure that they are all that were written.
@@ -314,7 +303,7 @@ impl Replica {
                 break;
             }
         }
-        if sum == self.sums[leaf] { Ok(rows) } else { Err(Trouble::Damage(Damage::Leaf(leaf))) }
+        if sum == self.sums.leaf(leaf) { Ok(rows) } else { Err(Trouble::Damage(Damage::Leaf(leaf))) }
     }
 
     /// Makes sure that the rows of a leaf are all that were written.
@@ -323,6 +312,23 @@ impl Replica {
     /// [`Damage`], or when the store cannot be read.
     pub fn check_leaf<T: KvTx>(&self, tx: &mut T, leaf: usize) -> Result<(), Trouble<T::Error>> {
         self.leaf(tx, leaf).map(drop)
+    }
+
+    /// Makes sure that all rows are those that were written.
+    ///
+    /// # Errors
+    /// [`Damage`], or when the store cannot be read.
+    pub fn check_all<T: KvTx>(&self, tx: &mut T) -> Result<(), Trouble<T::Error>> {
+        let mut left: BTreeSet<usize> = self.sums.held_leaves().collect();
+        let mut from = Some(Place(0));
+        while let Some(first) = from {
+            // Leaves that have rows, one after the other.
+            let Some((place, ..)) = tx.rows(first, None, 1)?.pop() else { break };
+            self.check_leaf(tx, place.leaf())?;
+            left.remove(&place.leaf());
+            from = (place.leaf() + 1 < LEAVES).then(|| Place::first_of(place.leaf() + 1));
+        }
+        left.first().map_or(Ok(()), |leaf| Err(Trouble::Damage(Damage::Leaf(*leaf))))
     }
 
     pub(super) fn load<T: KvTx>(
@@ -348,12 +354,7 @@ impl Replica {
         if before == after {
             return Ok(());
         }
-        for number in [place.leaf(), ROWS_SUM] {
-            let sum = &mut self.sums[number];
-            before.iter().for_each(|before| sum.subtract(before));
-            after.iter().for_each(|after| sum.add(after));
-            self.changed_sums.insert(number);
-        }
+        self.sums.change_row(place.leaf(), before.as_ref(), after.as_ref());
         self.changed_keys.insert(key.clone());
         tx.set_row(place, key, row.as_ref().map(|(bytes, _)| bytes))?;
         Ok(())
@@ -374,10 +375,10 @@ impl Replica {
     /// Changes what was seen of an actor. Its sum goes along at once: whoever is asked with a sum that is behind the vector
     /// would be taken to have seen what it has not.
     fn learn_of(&mut self, actor: Actor, change: impl FnOnce(&mut Vector)) {
-        let sum = &mut self.sums[VECTOR_SUMS + usize::from(actor.bucket())];
-        self.vector.seen(&actor).iter().for_each(|seen| sum.subtract(&hash_of_seen(&actor, seen)));
+        let hash = |vector: &Vector| vector.seen(&actor).map(|seen| hash_of_seen(&actor, seen));
+        let before = hash(&self.vector);
         change(&mut self.vector);
-        self.vector.seen(&actor).iter().for_each(|seen| sum.add(&hash_of_seen(&actor, seen)));
+        self.sums.change_seen(actor.bucket(), before.as_ref(), hash(&self.vector).as_ref());
         self.changed_actors.insert(actor);
     }
 }
@@ -409,14 +410,14 @@ fn sealed(op: &Bytes) -> Bytes {
     bytes.freeze()
 }
 
-/// The write of that name, if this is what was kept of it.
-pub(super) fn unsealed(dot: &Dot, kept: &Bytes) -> Option<(Op, Bytes)> {
+/// The write, if this is what was kept of one.
+pub(super) fn unsealed(kept: &Bytes) -> Option<(Op, Bytes)> {
     let (seal, rest) = kept.split_at_checked(SEAL_LEN)?;
     if blake3::hash(rest).as_bytes()[..SEAL_LEN] != *seal {
         return None;
     }
     let bytes = kept.slice(SEAL_LEN..);
-    Op::decode(&bytes).ok().filter(|op| op.dot == *dot).map(|op| (op, bytes))
+    Op::decode(&bytes).ok().map(|op| (op, bytes))
 }
 
 const SEAL_LEN: usize = 16;

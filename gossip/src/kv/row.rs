@@ -28,14 +28,7 @@ pub(super) struct Damaged;
 pub(super) fn encode(key: &Key, entry: &Entry) -> (Bytes, blake3::Hash) {
     let mut bytes = BytesMut::zeroed(HASH_LEN);
     bytes.put_u8(FORMAT);
-    bytes.put_u32_le(entry.siblings().len() as u32);
-    for Sibling { dot, value, replaces } in entry.siblings() {
-        op::put_dot(&mut bytes, dot);
-        bytes.put_u32_le(value.len() as u32);
-        bytes.put_slice(value);
-        op::put_dots(&mut bytes, replaces);
-    }
-    op::put_dots(&mut bytes, entry.context());
+    put(&mut bytes, entry);
     let hash = hash(key, &bytes[HASH_LEN..]);
     bytes[..HASH_LEN].copy_from_slice(&hash.as_bytes()[..HASH_LEN]);
     (bytes.freeze(), hash)
@@ -51,22 +44,36 @@ pub(super) fn decode(key: &Key, row: &Bytes) -> Result<(Entry, blake3::Hash), Da
 }
 
 fn read(mut left: Bytes) -> Option<Entry> {
-    if left.try_get_u8().ok()? != FORMAT {
-        return None;
+    let is_known = left.try_get_u8().ok()? == FORMAT;
+    is_known.then(|| take(&mut left)).flatten().filter(|_| left.is_empty())
+}
+
+/// Writes an entry, as it is in a row.
+pub(super) fn put(bytes: &mut BytesMut, entry: &Entry) {
+    bytes.put_u32_le(entry.siblings().len() as u32);
+    for Sibling { dot, value, replaces } in entry.siblings() {
+        op::put_dot(bytes, dot);
+        bytes.put_u32_le(value.len() as u32);
+        bytes.put_slice(value);
+        op::put_dots(bytes, replaces);
     }
+    op::put_dots(bytes, entry.context());
+}
+
+/// Reads what [`put`] has written.
+pub(super) fn take(left: &mut Bytes) -> Option<Entry> {
     let count = left.try_get_u32_le().ok()?;
     let mut siblings: Vec<Sibling> = Vec::new();
     for _ in 0..count {
-        let dot: Dot = op::dot(&mut left)?;
+        let dot: Dot = op::dot(left)?;
         let value_len = usize::try_from(left.try_get_u32_le().ok()?).ok().filter(|len| *len <= VALUE_LEN_MAX)?;
-        let value = op::split(&mut left, value_len)?;
+        let value = op::split(left, value_len)?;
         if siblings.last().is_some_and(|last| last.dot >= dot) {
             return None;
         }
-        siblings.push(Sibling { dot, value, replaces: op::dots(&mut left)? });
+        siblings.push(Sibling { dot, value, replaces: op::dots(left)? });
     }
-    let context = op::dots(&mut left)?;
-    left.is_empty().then(|| Entry::from_parts(siblings, context))
+    Some(Entry::from_parts(siblings, op::dots(left)?))
 }
 
 fn hash(key: &Key, row: &[u8]) -> blake3::Hash {

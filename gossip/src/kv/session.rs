@@ -186,7 +186,7 @@ impl<T: KvTx> Sums for View<'_, T> {
         let (first_leaf, last_leaf) = (Place(first).leaf(), Place(last).leaf());
         let mut sum = Sum::default();
         if Place::first_of(first_leaf) == Place(first) && Place(last.wrapping_add(1)).leaf() != last_leaf {
-            (first_leaf..=last_leaf).for_each(|leaf| sum.join(self.replica.sum(leaf)));
+            sum = self.replica.sum_of(first_leaf..last_leaf + 1);
         } else {
             let within = self.leaf(first_leaf)?.iter().filter(|row| range.places().contains(&row.place.0));
             within.for_each(|row| sum.add(&row.hash));
@@ -283,8 +283,10 @@ impl Replica {
     /// # Errors
     /// When the store cannot be written.
     pub fn abandon<T: KvTx>(&mut self, tx: &mut T) -> Result<(), Trouble<T::Error>> {
-        self.session = None;
-        Ok(tx.clear_staged()?)
+        match self.session.take() {
+            Some(_) => Ok(tx.clear_staged()?),
+            None => Ok(()),
+        }
     }
 
     /// Takes all in at once that the other holds. `is_confirmed` says that it may drop much.

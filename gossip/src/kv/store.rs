@@ -19,8 +19,7 @@ use crate::swim::Name;
 /// One transaction on a store. After an error nothing is known of what it has done: it is to be given up, and the replica with
 /// it.
 ///
-/// What is damaged is not for the store to find out, but for the replica: bytes that cannot be a key are as good as lost, and
-/// left out.
+/// Whether what is read is what was written is not for the store to find out, but for the replica.
 pub trait KvTx {
     /// Why a store cannot be read or written.
     type Error;
@@ -67,12 +66,6 @@ pub trait KvTx {
     /// # Errors
     /// When the store cannot be read.
     fn count_logged(&mut self, actor: &Actor, run: RangeInclusive<u64>) -> Result<u64, Self::Error>;
-
-    /// Up to `count` writes that are in the log, in the order of their names; after that one, where one is given.
-    ///
-    /// # Errors
-    /// When the store cannot be read.
-    fn log(&mut self, after: Option<&Dot>, count: usize) -> Result<Vec<(Dot, Option<Bytes>)>, Self::Error>;
 
     /// The place in the log, in the order in which writes were appended, that the next one gets.
     ///
@@ -164,11 +157,12 @@ pub trait KvTx {
         count: usize,
     ) -> Result<Vec<(Place, Key, Bytes)>, Self::Error>;
 
-    /// As [`KvTx::log`], of what was set aside.
+    /// Up to `count` whole writes of the log that was set aside, from a place in it on, each with its place. What they are
+    /// called nobody else knows any more.
     ///
     /// # Errors
     /// When the store cannot be read.
-    fn log_aside(&mut self, after: Option<&Dot>, count: usize) -> Result<Vec<(Dot, Option<Bytes>)>, Self::Error>;
+    fn log_aside(&mut self, from: u64, count: usize) -> Result<Vec<(u64, Bytes)>, Self::Error>;
 
     /// Forgets what was set aside.
     ///
@@ -186,6 +180,7 @@ pub struct Memory {
     sums: BTreeMap<usize, Sum>,
     staged: BTreeMap<Key, Bytes>,
     is_behind: bool,
+    changes: u64,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -196,6 +191,13 @@ struct Held {
     /// The order in which writes were appended.
     order: BTreeMap<u64, Dot>,
     end: u64,
+}
+
+impl Memory {
+    /// How often it was changed: whatever has not been is the same still.
+    pub fn changes(&self) -> u64 {
+        self.changes
+    }
 }
 
 /// What may happen to a disk.
@@ -229,12 +231,6 @@ impl Held {
         let rows = rows.filter(|(place, key, _)| *place > from || after.is_none_or(|after| *key > after));
         rows.take(count).map(|(place, key, row)| (place, key.clone(), row.clone())).collect()
     }
-
-    fn log(&self, after: Option<&Dot>, count: usize) -> Vec<(Dot, Option<Bytes>)> {
-        let start = after.map_or(Bound::Unbounded, |after| Bound::Excluded(*after));
-        let log = self.log.range((start, Bound::Unbounded));
-        log.take(count).map(|(dot, (_, op))| (*dot, op.clone())).collect()
-    }
 }
 
 impl KvTx for Memory {
@@ -245,6 +241,7 @@ impl KvTx for Memory {
     }
 
     fn set_row(&mut self, place: Place, key: &Key, row: Option<&Bytes>) -> Result<(), Infallible> {
+        self.changes += 1;
         let rows = self.held.rows.entry(place).or_default();
         match row {
             Some(row) => drop(rows.insert(key.clone(), row.clone())),
@@ -261,6 +258,7 @@ impl KvTx for Memory {
     }
 
     fn append(&mut self, dot: &Dot, key: &Key, op: Option<&Bytes>) -> Result<(), Infallible> {
+        self.changes += 1;
         let held = &mut self.held;
         held.log.insert(*dot, (key.clone(), op.cloned()));
         held.log_of.insert((key.clone(), *dot));
@@ -284,15 +282,12 @@ impl KvTx for Memory {
         Ok(self.held.log.range(dot(*run.start())..=dot(*run.end())).count() as u64)
     }
 
-    fn log(&mut self, after: Option<&Dot>, count: usize) -> Result<Vec<(Dot, Option<Bytes>)>, Infallible> {
-        Ok(self.held.log(after, count))
-    }
-
     fn log_end(&mut self) -> Result<u64, Infallible> {
         Ok(self.held.end)
     }
 
     fn trim_log(&mut self, keep: u64, before: u64, count: usize) -> Result<u64, Infallible> {
+        self.changes += 1;
         let held = &mut self.held;
         let extra = (held.order.len() as u64).saturating_sub(keep).min(count as u64);
         let oldest: Vec<(u64, Dot)> =
@@ -311,6 +306,7 @@ impl KvTx for Memory {
     }
 
     fn set_seen(&mut self, actor: &Actor, seen: &Seen) -> Result<(), Infallible> {
+        self.changes += 1;
         self.seen.insert(*actor, seen.clone());
         Ok(())
     }
@@ -320,6 +316,7 @@ impl KvTx for Memory {
     }
 
     fn set_sum(&mut self, number: usize, sum: &Sum) -> Result<(), Infallible> {
+        self.changes += 1;
         self.sums.insert(number, *sum);
         Ok(())
     }
@@ -329,11 +326,13 @@ impl KvTx for Memory {
     }
 
     fn set_behind(&mut self, is_behind: bool) -> Result<(), Infallible> {
+        self.changes += 1;
         self.is_behind = is_behind;
         Ok(())
     }
 
     fn stage(&mut self, key: &Key, row: &Bytes) -> Result<(), Infallible> {
+        self.changes += 1;
         self.staged.insert(key.clone(), row.clone());
         Ok(())
     }
@@ -349,12 +348,14 @@ impl KvTx for Memory {
     }
 
     fn clear_staged(&mut self) -> Result<(), Infallible> {
+        self.changes += 1;
         self.staged.clear();
         Ok(())
     }
 
     fn set_aside(&mut self) -> Result<(), Infallible> {
-        *self = Self { aside: std::mem::take(&mut self.held), ..Self::default() };
+        let (aside, changes) = (std::mem::take(&mut self.held), self.changes + 1);
+        *self = Self { aside, changes, ..Self::default() };
         Ok(())
     }
 
@@ -367,11 +368,17 @@ impl KvTx for Memory {
         Ok(self.aside.rows(from, after, count))
     }
 
-    fn log_aside(&mut self, after: Option<&Dot>, count: usize) -> Result<Vec<(Dot, Option<Bytes>)>, Infallible> {
-        Ok(self.aside.log(after, count))
+    fn log_aside(&mut self, from: u64, count: usize) -> Result<Vec<(u64, Bytes)>, Infallible> {
+        let aside = &self.aside;
+        let whole = aside.order.range(from..).filter_map(|(place, dot)| {
+            let (_, op) = aside.log.get(dot)?;
+            Some((*place, op.clone()?))
+        });
+        Ok(whole.take(count).collect())
     }
 
     fn clear_aside(&mut self) -> Result<(), Infallible> {
+        self.changes += 1;
         self.aside = Held::default();
         Ok(())
     }

@@ -6,6 +6,7 @@ use std::convert::Infallible;
 use bytes::{Bytes, BytesMut};
 use proptest::prelude::*;
 
+use super::dvv::DvvSet;
 use super::fold::fold;
 use super::*;
 use crate::sum::Sum;
@@ -289,7 +290,7 @@ impl Node {
             sums[place.leaf()].add(&hash);
         }
         let again = Replica::open(&mut self.disk.clone(), self.peer, Epochs::new([0; 32])).expect("it is whole");
-        assert!((0..LEAVES).all(|leaf| *self.replica.sum(leaf) == sums[leaf] && *again.sum(leaf) == sums[leaf]));
+        assert!((0..LEAVES).all(|leaf| self.replica.sum(leaf) == sums[leaf] && again.sum(leaf) == sums[leaf]));
         assert_eq!(again.vector(), self.replica.vector());
     }
 }
@@ -403,6 +404,41 @@ proptest! {
                 node.is_whole(&ops);
                 prop_assert_eq!(node.replica.vector(), &ops.iter().map(|op| op.dot).collect::<Vector>());
             }
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(1000))]
+
+    #[test]
+    fn what_stands_is_what_dotted_version_vector_sets_say(
+        steps in proptest::collection::vec((0..3_usize, 0..8_u8, any::<u16>()), 1..60),
+    ) {
+        let mut nodes: [Node; 3] = nodes();
+        let mut sets: [DvvSet; 3] = Default::default();
+        let mut read: [Vec<(Token, DvvSet)>; 3] = Default::default();
+        for (n, (at, what, chosen)) in steps.into_iter().enumerate() {
+            let chosen = usize::from(chosen);
+            if what < 3 {
+                let other = (at + 1 + chosen % 2) % 3;
+                let [asker, asked] = nodes.get_disjoint_mut([at, other]).expect("two of three");
+                prop_assert!(asker.ask(asked, 9));
+                let theirs = sets[other].clone();
+                sets[at].sync(&theirs);
+            } else if what == 3 {
+                read[at].push((nodes[at].read(&key()), sets[at].context()));
+            } else if let Some((token, context)) = read[at].get(chosen % read[at].len().max(1)) {
+                let value = (what != 4).then_some(n as u32);
+                let bytes = value.map(|value| Bytes::copy_from_slice(&value.to_le_bytes()));
+                let write = Write::Read(token.clone());
+                let written = nodes[at].tx(|replica, disk| replica.write(disk, &key(), bytes, &write));
+                prop_assert!(written.is_ok());
+                sets[at].write(at, context, value);
+            }
+            let values = nodes[at].values(&key()).into_iter();
+            let values = values.map(|value| u32::from_le_bytes(value[..].try_into().expect("4"))).collect();
+            prop_assert_eq!(sets[at].values(), values);
         }
     }
 }
@@ -713,7 +749,7 @@ fn a_deleted_key_leaves_no_row_and_is_not_there_for_create() {
     assert_eq!(one.write(&key, None, &Write::Held { force: false }), Ok(None), "nothing to do");
     let Ok(rows) = one.disk.rows(Place(0), None, 10);
     assert_eq!(rows, []);
-    assert_eq!(one.replica.sum(Place::of(&key).leaf()), &Sum::default());
+    assert_eq!(one.replica.sum(Place::of(&key).leaf()), Sum::default());
     one.write(&key, Some("blue"), &Write::Create).expect("it is gone").expect("done");
 }
 

@@ -80,6 +80,14 @@ impl Seen {
 }
 
 impl Seen {
+    /// What was seen up to a base, and of what is beyond it and its successor these, in order; None if that cannot be.
+    pub fn new(base: u64, extras: &[u64]) -> Option<Self> {
+        let is_beyond = extras.first().is_none_or(|first| *first > base.saturating_add(1));
+        let seen = Self { base, extras: extras.iter().copied().collect() };
+        let is_some = (1..=COUNTER_MAX).contains(&seen.last());
+        (is_beyond && is_some && extras.is_sorted_by(|one, next| one < next)).then_some(seen)
+    }
+
     /// Its only encoding: the base, and those beyond it, in order, 8 bytes each.
     pub fn encode(&self) -> Bytes {
         let mut bytes = BytesMut::with_capacity(8 * (1 + self.extras.len()));
@@ -91,16 +99,11 @@ impl Seen {
     /// Reads what [`Self::encode`] has written; None if it is nothing of that kind.
     pub fn decode(mut bytes: &[u8]) -> Option<Self> {
         let base = bytes.try_get_u64_le().ok()?;
-        let mut seen = Self { base, extras: BTreeSet::new() };
+        let mut extras = Vec::new();
         while !bytes.is_empty() {
-            let counter = bytes.try_get_u64_le().ok()?;
-            let first = seen.extras.last().copied().unwrap_or(base.checked_add(1)?);
-            if counter <= first || counter > COUNTER_MAX {
-                return None;
-            }
-            seen.extras.insert(counter);
+            extras.push(bytes.try_get_u64_le().ok()?);
         }
-        (base <= COUNTER_MAX && seen.last() > 0).then_some(seen)
+        Self::new(base, &extras)
     }
 }
 

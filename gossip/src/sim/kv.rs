@@ -4,8 +4,10 @@ mod history;
 mod judge;
 mod node;
 pub mod random;
+mod scenario;
 
-pub use node::{Call, Kv, KvDisk, KvEvent, Outcome};
+pub use node::{Frame, Kv, KvDisk, KvEvent, Manner, Outcome};
+pub use scenario::Scenario;
 
 #[cfg(test)]
 mod tests;

@@ -2,37 +2,21 @@
 //! so that a run that was stopped goes on where it was.
 
 use std::fmt::Write as _;
-use std::fs::{self, OpenOptions};
-use std::io::{self, Write as _};
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::path::PathBuf;
 
 use p2p_api::{Code, Problem};
 use p2p_gossip::sim::members::scenario::{Protocol, Scenario};
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
+use super::rows::{Row, Sources, keep, load};
 use super::{Asked, Figure, Report};
-use crate::machine::{self, Machine};
-use crate::state::failed;
-use crate::{Result, report};
+use crate::Result;
 
 /// What is wanted.
 #[derive(Clone, Debug)]
 pub struct Options {
     /// Where rows are kept.
     pub file: PathBuf,
-}
-
-/// One row as it is kept.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-struct Row {
-    date: String,
-    commit: String,
-    /// What the simulated code is: rows of other code say nothing about this.
-    sources: String,
-    machine: String,
-    command: String,
-    figures: Report,
 }
 
 /// A scenario at a size, for one protocol: so many seeds, in rows of so many.
@@ -234,19 +218,18 @@ pub struct Said {
 /// # Errors
 /// When the file cannot be read or written, or sources have changed that are not committed.
 pub async fn run(options: Options, say: fn(&str)) -> Result<Table> {
-    let Sources { commit, tree: sources } = sources()?;
-    let kept = load(&options.file)?;
+    let sources = Sources::of(&SIMULATED)?;
+    let kept: Vec<Row<Report>> = load(&options.file)?;
     let mut rows = Vec::new();
     for asked in plan()? {
         let command = command(&asked);
-        if let Some(row) = kept.iter().find(|row| row.sources == sources && row.command == command) {
+        if let Some(row) = kept.iter().find(|row| row.sources == sources.tree && row.command == command) {
             rows.push(row.figures.clone());
             continue;
         }
         let figures = super::run(asked).await?;
         say(figures.text().trim_end());
-        let (date, machine) = (machine::date(), Machine::here(Path::new(".")).text());
-        let row = Row { date, commit: commit.clone(), sources: sources.clone(), machine, command, figures };
+        let row = sources.row(command, figures);
         keep(&options.file, &row)?;
         rows.push(row.figures);
     }
@@ -288,54 +271,6 @@ const SIMULATED: [&str; 8] = [
     "gossip/src/sim/link.rs",
     "gossip/src/sim/queue.rs",
 ];
-
-/// What was committed of it.
-struct Sources {
-    commit: String,
-    /// What it hashes to.
-    tree: String,
-}
-
-/// What is simulated: what was committed last, or rows could not be told apart.
-fn sources() -> Result<Sources> {
-    let git = |command: &[&str]| {
-        let output = Command::new("git").args(command).stdin(Stdio::null()).output();
-        let output = output.map_err(|error| Problem::new(Code::Other, format!("git cannot be run: {error}")))?;
-        Ok(output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned()))
-    };
-    let of_simulated = |command: &[&'static str]| git(&[command, &["--"], &SIMULATED].concat());
-    let listing = of_simulated(&["ls-tree", "-r", "HEAD"])?.filter(|listing| !listing.is_empty());
-    let (Some(listing), Some(changes), Some(commit)) =
-        (listing, of_simulated(&["status", "--porcelain"])?, git(&["rev-parse", "--short=7", "HEAD"])?)
-    else {
-        let message = "this is not the top of the repository, whose sources rows are kept for";
-        return Err(Problem::new(Code::Usage, message));
-    };
-    if !changes.is_empty() {
-        let message = "what is simulated has changes that are not committed: rows could not be told apart";
-        return Err(Problem::new(Code::Usage, message)
-            .hint("Commit them, or run one scenario: p2p-testnet sim members --scenario NAME"));
-    }
-    let tree = blake3::hash(listing.as_bytes()).to_hex().chars().take(12).collect();
-    Ok(Sources { commit, tree })
-}
-
-/// Rows that are there; whatever else the file holds is somebody else's.
-fn load(path: &Path) -> Result<Vec<Row>> {
-    let text = match fs::read_to_string(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        read => read.map_err(|error| failed("the rows cannot be read", path, &error))?,
-    };
-    Ok(text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect())
-}
-
-fn keep(path: &Path, row: &Row) -> Result<()> {
-    // One write: a row is there whole or not at all.
-    let line = report::json(row)?;
-    let file = OpenOptions::new().create(true).append(true).open(path);
-    file.and_then(|mut file| file.write_all(line.as_bytes()))
-        .map_err(|error| failed("the row cannot be kept", path, &error))
-}
 
 impl Table {
     fn of(rows: Vec<Report>) -> Self {

@@ -8,11 +8,11 @@ use bytes::Bytes;
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 
-use crate::kv::anti_entropy::{self, Noted, Reply, Request, Sent};
+use crate::kv::anti_entropy::{Noted, Reply, Request};
 use crate::kv::flood::{Carried, Flood};
 use crate::kv::{
-    AntiEntropy, Applied, Damage, Digest, Entry, Epochs, Key, KvTx, LEAVES, Memory, Op, Replica, Token, Trouble,
-    Vector, Write, WriteError, entry_of,
+    Call, Config, Damage, Digest, Effect, Entry, Epochs, Key, KvTx, Machine, Memory, Op, Replica, Token, Trouble,
+    Vector, Work, WriteError, entry_of,
 };
 use crate::sim::members::{Begin, Change, Disk, Order, Peer, Profile, Shared};
 use crate::sim::{Action, Happened, Node, Slot};
@@ -26,8 +26,6 @@ const COMMITS_MAX: usize = 12;
 
 /// About as long as a frame of anti-entropy: only what floods is counted exactly.
 const FRAME_LEN: usize = 256;
-
-type Seed = [u8; 32];
 
 /// What outlives a process.
 #[derive(Clone, Default)]
@@ -72,19 +70,6 @@ pub enum Frame {
     Reply(Arc<Reply>),
 }
 
-/// What a client wants.
-#[derive(Clone, Debug)]
-pub struct Call {
-    /// By which its outcome is known.
-    pub number: u64,
-    /// Of which key.
-    pub key: Key,
-    /// What is to be there; None deletes.
-    pub value: Option<Bytes>,
-    /// What it is to take the place of.
-    pub write: Write,
-}
-
 /// What came of it.
 #[derive(Clone, Debug)]
 pub enum Outcome {
@@ -111,55 +96,42 @@ pub enum KvEvent {
     Noted(Noted),
 }
 
-/// What is to be done in the next transaction.
-#[derive(Clone, Debug)]
-enum Work {
-    Up(Name),
-    Down(Name),
-    Write(Op, Bytes),
-    Digest(Name, Digest),
-    Request(Name, Arc<Request>),
-    Reply(Name, Arc<Reply>),
-    Call(Call),
-    Audit,
-}
-
 /// A transaction that the disk is busy with, and what follows once it is durable.
 struct Commit {
     at: Time,
     survives: bool,
-    sends: Vec<(Name, Frame)>,
-    floods: Vec<(crate::kv::Dot, Bytes)>,
-    events: Vec<KvEvent>,
+    effects: Vec<Effect>,
+    kept: KvEvent,
+    digest: Option<Digest>,
 }
 
 /// A node.
 pub struct Kv {
     /// Its membership.
     pub members: Peer,
-    /// Its copy.
-    pub replica: Replica,
-    name: Name,
+    machine: Machine,
     /// As the transaction under way has made it.
     store: Memory,
     /// As it is safe on the disk.
     durable: Memory,
     commits: Vec<Memory>,
     manner: Manner,
-    anti_entropy: AntiEntropy,
     flood: Flood,
     edges: BTreeMap<Slot, Name>,
     work: Vec<Work>,
     commit: Option<Commit>,
     digest_at: Time,
-    /// The log up to here has been seen by another node.
-    seen: u64,
     events: Vec<KvEvent>,
     rng: SmallRng,
     passed_on: Vec<Action<Message>>,
 }
 
 impl Kv {
+    /// Its copy.
+    pub fn replica(&self) -> &Replica {
+        self.machine.replica()
+    }
+
     /// What is safe on its disk.
     pub fn durable(&self) -> &Memory {
         &self.durable
@@ -178,6 +150,7 @@ impl Kv {
     /// Lets it keep its map in another way.
     pub fn set_manner(&mut self, manner: Manner) {
         self.manner = manner;
+        self.machine.configure(Config { log_keep: manner.log_keep });
     }
 
     /// Takes a call of a client.
@@ -187,7 +160,7 @@ impl Kv {
 
     /// What a reader gets: the values that stand, and the token for them.
     pub fn read(&self, key: &Key) -> (Vec<Bytes>, Token) {
-        let entry = self.replica.get(&mut self.durable.clone(), key).unwrap_or_default();
+        let entry = self.replica().get(&mut self.durable.clone(), key).unwrap_or_default();
         let token = Token::new(key, entry.siblings().iter().map(|sibling| sibling.dot).collect());
         (entry.into_siblings().into_iter().map(|sibling| sibling.value).collect(), token)
     }
@@ -206,12 +179,6 @@ impl Kv {
     /// Whether nothing is under way in it.
     pub fn is_idle(&self) -> bool {
         self.work.is_empty() && self.commit.is_none()
-    }
-
-    fn epochs(&mut self) -> Epochs {
-        let mut seed = Seed::default();
-        self.rng.fill(&mut seed);
-        Epochs::new(seed)
     }
 
     fn slot_of(&self, name: Name) -> Option<Slot> {
@@ -281,166 +248,113 @@ impl Kv {
         match frame {
             Frame::Members(_) => {}
             Frame::Carried(carried) => {
-                let replica = &self.replica;
-                let (told, is_new) = self.flood.came(by, carried.clone(), |dot| replica.vector().contains(dot));
+                let machine = &self.machine;
+                let (told, is_new) = self.flood.came(by, carried.clone(), |dot| machine.has_seen(dot));
                 for (to, carried) in told {
                     self.send(to, Frame::Carried(carried), actions);
                 }
                 if let (Carried::Write(dot, bytes), true) = (carried, is_new)
                     && let Some(op) = Op::decode(&bytes).ok().filter(|op| op.dot == dot)
                 {
-                    self.work.push(Work::Write(op, bytes));
+                    self.work.push(Work::Apply(op, bytes));
                 }
             }
             Frame::Digest(digest) => self.work.push(Work::Digest(by, digest)),
-            Frame::Request(request) => self.work.push(Work::Request(by, request)),
-            Frame::Reply(reply) => self.work.push(Work::Reply(by, reply)),
+            Frame::Request(request) => self.work.push(Work::Request(by, Arc::unwrap_or_clone(request))),
+            Frame::Reply(reply) => self.work.push(Work::Reply(by, Arc::unwrap_or_clone(reply))),
         }
     }
 
     /// Begins a transaction, unless the disk is busy or there is nothing to do.
     fn begin(&mut self, now: Time) {
-        let is_due = self.anti_entropy.deadline() <= now || self.digest_at <= now;
+        let is_due = self.machine.deadline() <= now || self.digest_at <= now;
         if self.commit.is_some() || self.work.is_empty() && !is_due {
             return;
         }
         let (shortest, longest) = self.manner.commit_time;
         let took = self.rng.random_range(shortest..=longest);
-        let (sends, floods, events) = (Vec::new(), Vec::new(), Vec::new());
-        let mut commit = Commit { at: now + took, survives: self.rng.random(), sends, floods, events };
         let work = std::mem::take(&mut self.work);
-        if let Err(Trouble::Damage(damage)) = self.transact(work, &mut commit, now) {
-            commit = Commit { sends: Vec::new(), floods: Vec::new(), events: Vec::new(), ..commit };
-            self.recover(damage, &mut commit);
+        let has_new_peer = work.iter().any(|work| matches!(work, Work::Up(_)));
+        let mut effects = Vec::new();
+        match self.machine.transact(&mut self.store, work, now, &mut effects) {
+            Ok(()) => {}
+            Err(Trouble::Store(never)) => match never {},
+            Err(Trouble::Damage(damage)) => {
+                self.store = self.durable.clone();
+                effects.clear();
+                let (epochs, seed) = (epochs(&mut self.rng), self.rng.random());
+                let Ok(()) = self.machine.recover(&mut self.store, epochs, seed) else {
+                    unreachable!("memory does not fail")
+                };
+                self.digest_at = Time::default();
+                self.events.push(KvEvent::Recovered(damage));
+            }
         }
-        self.commit = Some(commit);
-    }
-
-    fn recover(&mut self, damage: Damage, commit: &mut Commit) {
-        self.store = self.durable.clone();
-        let (name, epochs) = (self.name, self.epochs());
-        let Ok(replica) = Replica::recover(&mut self.store, name, epochs) else { unreachable!("memory does not fail") };
-        self.replica = replica;
-        let Ok(()) = self.replica.finish(&mut self.store) else { unreachable!("memory does not fail") };
-        // Nothing that was under way is of this life.
-        self.anti_entropy = AntiEntropy::new(self.rng.random());
-        self.edges.values().for_each(|name| self.anti_entropy.up(*name));
-        self.digest_at = Time::default();
-        self.seen = 0;
-        self.events.push(KvEvent::Recovered(damage));
-        commit.events.push(self.committed());
-    }
-
-    fn transact(
-        &mut self,
-        work: Vec<Work>,
-        commit: &mut Commit,
-        now: Time,
-    ) -> Result<(), Trouble<std::convert::Infallible>> {
-        for work in work {
-            self.work(work, commit, now)?;
+        for effect in &effects {
+            if let Effect::Called(number, Ok(Some(written))) = effect {
+                self.events.push(KvEvent::Made(*number, written.op.clone()));
+            }
         }
-        let sent = self.anti_entropy.wake(&mut self.replica, &mut self.store, now)?;
-        ask(commit, sent);
-        self.replica.finish(&mut self.store)?;
+        let digest = (has_new_peer || self.digest_at <= now).then(|| self.machine.digest());
         if self.digest_at <= now {
             self.digest_at = now + DIGEST_PERIOD;
-            let digest = self.replica.digest();
-            commit.sends.extend(self.edges.values().map(|name| (*name, Frame::Digest(digest))));
         }
-        self.replica.trim_log(&mut self.store, self.manner.log_keep, self.seen)?;
-        for noted in self.anti_entropy.take_noted() {
-            if let Noted::Integrity(_) = noted {
-                self.work.push(Work::Audit);
-            }
-            commit.events.push(KvEvent::Noted(noted));
-        }
-        commit.events.push(self.committed());
-        Ok(())
+        let kept = self.kept();
+        self.commit = Some(Commit { at: now + took, survives: self.rng.random(), effects, kept, digest });
     }
 
-    fn committed(&mut self) -> KvEvent {
-        let changed = self.replica.take_changed().into_iter();
-        let store = &mut self.store;
+    /// What the transaction keeps.
+    fn kept(&mut self) -> KvEvent {
+        let changed = self.machine.replica_mut().take_changed().into_iter();
         let rows = changed.map(|key| {
             // What it says itself is to be judged, not what it makes sure of.
-            let row = store.row(&key).ok().flatten();
+            let row = self.store.row(&key).ok().flatten();
             let entry = row.and_then(|row| entry_of(&key, &row)).unwrap_or_default();
             (key, entry)
         });
-        KvEvent::Committed(rows.collect(), self.replica.vector().clone())
-    }
-
-    fn work(&mut self, work: Work, commit: &mut Commit, now: Time) -> Result<(), Trouble<std::convert::Infallible>> {
-        let (replica, store) = (&mut self.replica, &mut self.store);
-        match work {
-            Work::Up(name) => {
-                self.anti_entropy.up(name);
-                let digest = replica.digest();
-                commit.sends.push((name, Frame::Digest(digest)));
-            }
-            Work::Down(name) => self.anti_entropy.down(replica, store, name)?,
-            Work::Write(op, bytes) => {
-                let _: Applied = replica.apply(store, &op, &bytes)?;
-            }
-            Work::Digest(name, digest) => {
-                if self.anti_entropy.told(replica, name, digest, now) {
-                    let Ok(end) = store.log_end();
-                    self.seen = end;
-                }
-            }
-            Work::Request(name, request) => {
-                let reply = anti_entropy::answer(replica, store, &request)?;
-                commit.sends.push((name, Frame::Reply(Arc::new(reply))));
-            }
-            Work::Reply(name, reply) => {
-                let reply = Arc::unwrap_or_clone(reply);
-                let sent = self.anti_entropy.reply(replica, store, name, reply, now)?;
-                ask(commit, sent);
-            }
-            Work::Call(Call { number, key, value, write }) => {
-                let outcome = match replica.write(store, &key, value, &write)? {
-                    Ok(Some(written)) => {
-                        self.events.push(KvEvent::Made(number, written.op.clone()));
-                        commit.floods.push((written.op.dot, written.bytes));
-                        Outcome::Done(Some(written.token))
-                    }
-                    Ok(None) => Outcome::Done(None),
-                    Err(error) => Outcome::Refused(error),
-                };
-                commit.events.push(KvEvent::Called(number, outcome));
-            }
-            Work::Audit => {
-                for leaf in 0..LEAVES {
-                    replica.check_leaf(store, leaf)?;
-                }
-            }
-        }
-        Ok(())
+        let rows = rows.collect();
+        KvEvent::Committed(rows, self.replica().vector().clone())
     }
 
     /// The disk is done.
     fn end(&mut self, now: Time, actions: &mut Vec<Action<Frame>>) {
         let Some(commit) = self.commit.take_if(|commit| commit.at <= now) else { return };
-        if self.commits.len() == COMMITS_MAX {
-            let forgotten = self.rng.random_range(0..COMMITS_MAX);
-            self.commits.remove(forgotten);
+        if self.store.changes() != self.durable.changes() {
+            if self.commits.len() == COMMITS_MAX {
+                let forgotten = self.rng.random_range(0..COMMITS_MAX);
+                self.commits.remove(forgotten);
+            }
+            self.commits.push(std::mem::replace(&mut self.durable, self.store.clone()));
         }
-        self.commits.push(std::mem::replace(&mut self.durable, self.store.clone()));
-        self.events.extend(commit.events);
-        for (dot, bytes) in commit.floods {
-            for (to, carried) in self.flood.made(dot, bytes) {
-                self.send(to, Frame::Carried(carried), actions);
+        for effect in commit.effects {
+            match effect {
+                Effect::Ask(to, request) => self.send(to, Frame::Request(Arc::new(request)), actions),
+                Effect::Answer(to, reply) => self.send(to, Frame::Reply(Arc::new(reply)), actions),
+                Effect::Called(number, Ok(None)) => self.events.push(KvEvent::Called(number, Outcome::Done(None))),
+                Effect::Called(number, Ok(Some(written))) => {
+                    self.events.push(KvEvent::Called(number, Outcome::Done(Some(written.token))));
+                    for (to, carried) in self.flood.made(written.op.dot, written.bytes) {
+                        self.send(to, Frame::Carried(carried), actions);
+                    }
+                }
+                Effect::Called(number, Err(error)) => {
+                    self.events.push(KvEvent::Called(number, Outcome::Refused(error)));
+                }
+                Effect::Noted(noted) => self.events.push(KvEvent::Noted(noted)),
             }
         }
-        for (to, frame) in commit.sends {
-            self.send(to, frame, actions);
+        self.events.push(commit.kept);
+        if let Some(digest) = commit.digest {
+            let edges: Vec<Name> = self.edges.values().copied().collect();
+            edges.into_iter().for_each(|edge| self.send(edge, Frame::Digest(digest), actions));
         }
     }
 }
 
-fn ask(commit: &mut Commit, sent: Sent) {
-    commit.sends.extend(sent.map(|(to, request)| (to, Frame::Request(Arc::new(request)))));
+fn epochs(rng: &mut SmallRng) -> Epochs {
+    let mut seed = [0; 32];
+    rng.fill(&mut seed);
+    Epochs::new(seed)
 }
 
 impl Node for Kv {
@@ -488,7 +402,7 @@ impl Node for Kv {
         }
         let mine = match &self.commit {
             Some(commit) => commit.at,
-            None if self.work.is_empty() => self.anti_entropy.deadline().min(self.digest_at),
+            None if self.work.is_empty() => self.machine.deadline().min(self.digest_at),
             None => Time::default(),
         };
         self.members.deadline().min(mine)
@@ -514,16 +428,13 @@ impl Profile for Kv {
         let name = *shared.directory.name(shared.of_slot[slot.0 as usize]);
         let members = Peer::start(config, shared, Begin { slot, disk: members, contacts, instance, seed, now });
         let mut rng = SmallRng::seed_from_u64(seed ^ instance);
-        let mut seed = Seed::default();
-        rng.fill(&mut seed);
         let mut events = Vec::new();
         let mut store = map;
-        let replica = match Replica::open(&mut store, name, Epochs::new(seed)) {
+        let replica = match Replica::open(&mut store, name, epochs(&mut rng)) {
             Ok(replica) => replica,
             Err(Trouble::Store(never)) => match never {},
             Err(Trouble::Damage(damage)) => {
-                rng.fill(&mut seed);
-                let Ok(mut replica) = Replica::recover(&mut store, name, Epochs::new(seed)) else {
+                let Ok(mut replica) = Replica::recover(&mut store, name, epochs(&mut rng)) else {
                     unreachable!("memory does not fail")
                 };
                 let Ok(()) = replica.finish(&mut store) else { unreachable!("memory does not fail") };
@@ -531,21 +442,19 @@ impl Profile for Kv {
                 replica
             }
         };
+        let machine = Machine::new(Config { log_keep: manner.log_keep }, replica, rng.random());
         Self {
             members,
-            replica,
-            name,
+            machine,
             durable: store.clone(),
             store,
             commits,
             manner,
-            anti_entropy: AntiEntropy::new(rng.random()),
             flood: Flood::default(),
             edges: BTreeMap::new(),
             work: Vec::new(),
             commit: None,
             digest_at: now,
-            seen: 0,
             events,
             rng,
             passed_on: Vec::new(),

@@ -10,14 +10,11 @@ use rand::{Rng, SeedableRng};
 
 use super::history::{History, Kind};
 use super::judge::Judge;
-use super::node::{Call, Kv, KvEvent, Manner, Outcome};
-use crate::kv::{Dot, Entry, Epochs, Key, KvTx, Memory, Place, Replica, Token, Vector, Write, entry_of};
+use super::node::{Kv, KvEvent, Manner, Outcome};
+use crate::kv::{Call, Dot, Entry, Epochs, Key, KvTx, Memory, Place, Replica, Token, Vector, Write, entry_of};
 use crate::sim::members::{Cluster, Fate, Heard};
 use crate::sim::{BEGINNING, Happened, Links, Loss, Slot};
 use crate::swim::{Config, Name, Time};
-
-/// How long things go wrong.
-const TROUBLE: Duration = Duration::from_secs(20);
 
 /// After so long without trouble all copies are equal.
 const CALM_MAX: Duration = Duration::from_secs(1200);
@@ -66,9 +63,11 @@ pub enum Trouble {
     SlowDisk,
     /// A node is away while others write and forget.
     Away,
+    /// Every node is alone, or all are together again.
+    Split,
 }
 
-const ALL: [Trouble; 16] = [
+const ALL: [Trouble; 17] = [
     Trouble::Kill,
     Trouble::Crash,
     Trouble::Stall,
@@ -85,6 +84,7 @@ const ALL: [Trouble; 16] = [
     Trouble::LoseSum,
     Trouble::SlowDisk,
     Trouble::Away,
+    Trouble::Split,
 ];
 
 /// What a run is like.
@@ -92,17 +92,21 @@ const ALL: [Trouble; 16] = [
 pub struct Plan {
     /// Fewest and most nodes.
     pub nodes: (usize, usize),
+    /// Most times that something is done.
+    pub steps: u32,
     /// What may happen; of everything, each with a chance of its own, where it is empty.
     pub troubles: Vec<Trouble>,
     /// Most keys.
     pub keys: usize,
     /// All that is written stands beside what is there.
     pub is_blind: bool,
+    /// Writes that stay in the log; one of some numbers where it is None.
+    pub log_keep: Option<u64>,
 }
 
 impl Default for Plan {
     fn default() -> Self {
-        Self { nodes: (3, 7), troubles: Vec::new(), keys: 4, is_blind: false }
+        Self { nodes: (3, 7), steps: 40, troubles: Vec::new(), keys: 4, is_blind: false, log_keep: None }
     }
 }
 
@@ -143,21 +147,28 @@ struct Observer<'a> {
     called: u64,
     recovered: u64,
     was_recovered: bool,
-    trace: &'a mut dyn FnMut(String),
+    trace: Option<&'a mut dyn FnMut(String)>,
 }
 
 impl Observer<'_> {
+    /// Writes down what happens, if anybody wants to know.
+    fn tell(&mut self, now: Time, what: impl FnOnce() -> String) {
+        if let Some(trace) = &mut self.trace {
+            trace(format!("{:>12.6} {}", now.since(BEGINNING).as_secs_f64(), what()));
+        }
+    }
+
     fn hear(&mut self, heard: &Heard<'_, Kv>, event: KvEvent) {
         let slot = heard.slot;
         match event {
             KvEvent::Members(_) => {}
             KvEvent::Made(number, op) => {
-                (self.trace)(format!("{} node {} writes {op:?}", clock(heard.now), slot.0));
+                self.tell(heard.now, || format!("node {} writes {op:?}", slot.0));
                 self.made.insert(number, op.dot);
                 self.judge.made(&op);
             }
             KvEvent::Called(number, outcome) => {
-                (self.trace)(format!("{} node {} answers {number}: {outcome:?}", clock(heard.now), slot.0));
+                self.tell(heard.now, || format!("node {} answers {number}: {outcome:?}", slot.0));
                 let done = matches!(outcome, Outcome::Done(_));
                 self.history.end(number, done);
                 if let Some(dot) = self.made.get(&number) {
@@ -167,35 +178,31 @@ impl Observer<'_> {
             }
             KvEvent::Committed(rows, vector) => {
                 if !rows.is_empty() {
-                    (self.trace)(format!("{} node {} keeps {rows:?}", clock(heard.now), slot.0));
+                    self.tell(heard.now, || format!("node {} keeps {rows:?}", slot.0));
                 }
                 self.judge.committed(slot, &rows, &vector);
             }
             KvEvent::Recovered(damage) => {
-                (self.trace)(format!("{} node {} is built again: {damage}", clock(heard.now), slot.0));
+                self.tell(heard.now, || format!("node {} is built again: {damage}", slot.0));
                 self.recovered += 1;
                 self.was_recovered = true;
                 self.judge.is_recovered(slot);
             }
-            KvEvent::Noted(noted) => (self.trace)(format!("{} node {}: {noted:?}", clock(heard.now), slot.0)),
+            KvEvent::Noted(noted) => self.tell(heard.now, || format!("node {}: {noted:?}", slot.0)),
         }
     }
 }
 
-fn clock(now: Time) -> String {
-    format!("{:>12.6}", now.since(BEGINNING).as_secs_f64())
-}
-
-/// Runs one seed; `trace` hears what happens, as lines for people.
-pub fn run(seed: u64, plan: &Plan, trace: &mut dyn FnMut(String)) -> Verdict {
+/// Runs one seed; `trace`, if there is one, hears what happens, as lines for people.
+pub fn run(seed: u64, plan: &Plan, trace: Option<&mut dyn FnMut(String)>) -> Verdict {
     let mut rng = SmallRng::seed_from_u64(seed ^ 0x7265_706c_6963_6173);
     let nodes = rng.random_range(plan.nodes.0..=plan.nodes.1);
     let mut cluster: Cluster<Kv> = Cluster::new(nodes, Config::lan(), Links::lan(), seed);
-    let log_keep = *[0, 2, 8, u64::MAX].choose(&mut rng).expect("some");
+    let usual = *[0, 2, 8, u64::MAX].choose(&mut rng).expect("some");
+    let log_keep = plan.log_keep.unwrap_or(usual);
     cluster.start_formed(Duration::from_millis(200));
-    // As formed nodes they had the common manner; from their next start on they have this.
+    let manner = Manner { log_keep, ..Manner::default() };
     for slot in cluster.running() {
-        let manner = Manner { log_keep, ..Manner::default() };
         cluster.world.node_mut(slot).into_iter().for_each(|node| node.set_manner(manner));
     }
     let keys = (0..rng.random_range(1..=plan.keys)).map(|n| Key::new(format!("key {n}")).expect("a key")).collect();
@@ -237,8 +244,8 @@ fn seen(map: &Memory, is_hurt: bool) -> Vector {
 }
 
 impl Run<'_> {
-    fn note(&mut self, what: &str) {
-        (self.watcher.trace)(format!("{} -- {what}", clock(self.cluster.world.now())));
+    fn note(&mut self, what: impl FnOnce() -> String) {
+        self.watcher.tell(self.cluster.world.now(), || format!("-- {}", what()));
     }
 
     fn is_lost(&self) -> bool {
@@ -277,11 +284,13 @@ impl Run<'_> {
             true => ALL.iter().copied().filter(|_| self.rng.random_bool(0.3)).collect(),
             false => self.plan.troubles.clone(),
         };
-        let pause = Duration::from_secs_f64(self.rng.random_range(0.05..2.0));
+        let pause = Duration::from_secs_f64(self.rng.random_range(0.02..1.0));
         let calls = self.rng.random_range(1..=4);
-        self.note(&format!("{mix:?}"));
-        let end = self.cluster.world.now() + TROUBLE;
-        while self.cluster.world.now() < end && !self.is_lost() {
+        self.note(|| format!("{mix:?}"));
+        for _ in 0..self.rng.random_range(1..=self.plan.steps) {
+            if self.is_lost() {
+                return;
+            }
             if let Some(trouble) = mix.choose(&mut self.rng)
                 && self.rng.random_bool(0.5)
             {
@@ -329,11 +338,9 @@ impl Run<'_> {
             Bytes::from(value)
         });
         self.watcher.history.begin(key.clone(), value.clone(), kind);
-        self.note(&format!(
-            "call {number} at node {}: {key:?} {} {write:?}",
-            slot.0,
-            if is_put { "put" } else { "del" }
-        ));
+        self.note(|| {
+            format!("call {number} at node {}: {key:?} {} {write:?}", slot.0, if is_put { "put" } else { "del" })
+        });
         if let Some(node) = self.cluster.world.node_mut(slot) {
             node.call(Call { number, key, value, write });
             self.cluster.world.tell(slot, Happened::Wake);
@@ -354,17 +361,17 @@ impl Run<'_> {
             Trouble::Stall => {
                 if !self.cluster.world.is_stalled(slot) {
                     let time = Duration::from_secs_f64(self.rng.random_range(0.01..5.0));
-                    self.note(&format!("node {} stands still for {time:?}", slot.0));
+                    self.note(|| format!("node {} stands still for {time:?}", slot.0));
                     self.cluster.world.stall(slot, time);
                 }
             }
-            Trouble::Part | Trouble::Cut | Trouble::Lose => self.hurt_links(slot, trouble),
+            Trouble::Part | Trouble::Split | Trouble::Cut | Trouble::Lose => self.hurt_links(slot, trouble),
             Trouble::SetBack | Trouble::Wipe => self.set_back(slot, trouble == Trouble::Wipe),
             Trouble::Copy if self.copies < 2 => self.copy(slot),
             Trouble::Copy => {}
             Trouble::SlowDisk => {
                 let longest = Duration::from_millis(self.rng.random_range(1..2000));
-                self.note(&format!("node {} needs up to {longest:?} for a commit", slot.0));
+                self.note(|| format!("node {} needs up to {longest:?} for a commit", slot.0));
                 if let Some(node) = self.cluster.world.node_mut(slot) {
                     let manner = node.manner();
                     node.set_manner(Manner { commit_time: (manner.commit_time.0, longest), ..manner });
@@ -378,7 +385,7 @@ impl Run<'_> {
 
     fn end(&mut self, slot: Slot, fate: Fate) {
         self.cluster.end(slot, fate);
-        self.note(&format!("node {} is {fate:?}", slot.0));
+        self.note(|| format!("node {} is {fate:?}", slot.0));
         // Of a commit that was under way nothing was told; it may be there after all.
         self.watcher.judge.begins_anew(slot);
     }
@@ -390,19 +397,26 @@ impl Run<'_> {
             Trouble::Part => {
                 let parts = self.rng.random_range(1..4);
                 let part_of: Vec<u32> = slots.iter().map(|_| self.rng.random_range(0..parts)).collect();
-                self.note(&format!("parts {part_of:?}"));
+                self.note(|| format!("parts {part_of:?}"));
                 self.cluster.world.links.set_parts((parts > 1).then_some(part_of));
+            }
+            Trouble::Split => {
+                let alone = self.rng.random_bool(0.7);
+                self.note(|| if alone { "everybody is alone" } else { "nobody is alone any more" }.to_owned());
+                self.cluster.world.links.set_parts(alone.then(|| (0..slots.len() as u32).collect()));
             }
             Trouble::Cut => {
                 let cut = self.rng.random_bool(0.5);
                 self.cluster.world.links.set_cut(slot, other, cut);
-                self.note(&format!("from node {} to {} {}", slot.0, other.0, if cut { "is cut" } else { "is whole" }));
+                self.note(|| {
+                    format!("from node {} to {} {}", slot.0, other.0, if cut { "is cut" } else { "is whole" })
+                });
             }
             _ => {
                 let loss = Loss { sent: self.rng.random_range(0.0..0.5), received: self.rng.random_range(0.0..0.5) };
                 let loss = if self.rng.random_bool(0.5) { loss } else { Loss::default() };
                 self.cluster.world.links.set_loss_at(slot, loss);
-                self.note(&format!("node {} has {loss:?}", slot.0));
+                self.note(|| format!("node {} has {loss:?}", slot.0));
             }
         }
         self.cluster.world.links_changed();
@@ -415,7 +429,7 @@ impl Run<'_> {
         disk.map = to.unwrap_or_default();
         disk.commits.clear();
         let what = if wipe { "is empty" } else { "is set back" };
-        self.note(&format!("the disk of node {} {what}", slot.0));
+        self.note(|| format!("the disk of node {} {what}", slot.0));
         self.excuse();
     }
 
@@ -424,7 +438,7 @@ impl Run<'_> {
         self.copies += 1;
         self.cluster.save(slot);
         let copy = self.cluster.add_clone(slot);
-        self.note(&format!("node {} has a copy of the home of {}", copy.0, slot.0));
+        self.note(|| format!("node {} has a copy of the home of {}", copy.0, slot.0));
         if self.watcher.judge.may_be_hurt(slot) {
             self.watcher.judge.is_hurt(copy);
         }
@@ -446,19 +460,19 @@ impl Run<'_> {
                 node.hurt(|map| {
                     let Ok(()) = map.set_row(place, &key, row.as_ref());
                 });
-                self.note(&format!("node {}: {trouble:?} {key:?}", slot.0));
+                self.note(|| format!("node {}: {trouble:?} {key:?}", slot.0));
             }
             Trouble::LoseSeen => {
                 node.hurt(|map| map.lose_seen(chosen));
-                self.note(&format!("node {} loses part of its vector", slot.0));
+                self.note(|| format!("node {} loses part of its vector", slot.0));
             }
             Trouble::LoseLog => {
                 node.hurt(|map| map.lose_logged(chosen));
-                self.note(&format!("node {} loses part of its log", slot.0));
+                self.note(|| format!("node {} loses part of its log", slot.0));
             }
             _ => {
                 node.hurt(|map| map.lose_sum(chosen));
-                self.note(&format!("node {} loses a sum", slot.0));
+                self.note(|| format!("node {} loses a sum", slot.0));
             }
         }
         self.watcher.judge.is_hurt(slot);
@@ -499,7 +513,7 @@ impl Run<'_> {
     fn start(&mut self, slot: Slot) {
         let contacts: Vec<Slot> = self.cluster.world.slots().take(3).collect();
         self.cluster.start(slot, &contacts);
-        self.note(&format!("node {} starts", slot.0));
+        self.note(|| format!("node {} starts", slot.0));
         self.watcher.judge.begins_anew(slot);
     }
 
@@ -509,7 +523,7 @@ impl Run<'_> {
         links.loss = 0.0;
         links.mend();
         self.cluster.world.links_changed();
-        self.note("all is whole again");
+        self.note(|| "all is whole again".to_owned());
         // Of homes that are copies of each other one goes on; what only another had is lost with it.
         let slots: Vec<Slot> = self.cluster.world.slots().collect();
         for (n, slot) in slots.iter().enumerate() {
@@ -549,9 +563,15 @@ impl Run<'_> {
             running.iter().filter_map(|slot| Some((*slot, self.cluster.world.node(*slot)?))).collect();
         let (first, one) = nodes.first()?;
         let busy = nodes.iter().find(|(_, node)| !node.is_idle()).map(|(slot, _)| format!("node {} is busy", slot.0));
-        let other = nodes.iter().find(|(_, node)| node.replica.digest() != one.replica.digest());
+        let other = nodes.iter().find(|(_, node)| node.replica().digest() != one.replica().digest());
         let differ = other.map(|(slot, node)| {
-            format!("nodes {} and {} differ: {:?}, {:?}", first.0, slot.0, one.replica.vector(), node.replica.vector())
+            format!(
+                "nodes {} and {} differ: {:?}, {:?}",
+                first.0,
+                slot.0,
+                one.replica().vector(),
+                node.replica().vector()
+            )
         });
         differ.or(busy)
     }
@@ -577,7 +597,7 @@ impl Run<'_> {
         let keys = self.watcher.judge.keys();
         for slot in self.cluster.running() {
             let Some(node) = self.cluster.world.node(slot) else { continue };
-            let (vector, mut map) = (node.replica.vector().clone(), node.durable().clone());
+            let (vector, mut map) = (node.replica().vector().clone(), node.durable().clone());
             self.watcher.judge.ended(slot, &vector);
             for key in &keys {
                 let row = map.row(key).ok().flatten();

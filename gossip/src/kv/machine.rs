@@ -1,0 +1,206 @@
+//! A node's map as a machine: takes what is to be done together in one transaction, and says what follows once that is
+//! durable. What it is told and what it says are plain values; the store is the caller's, and so is time.
+
+use bytes::Bytes;
+
+use super::anti_entropy::{self, AntiEntropy, Noted, Reply, Request, Sent};
+use super::dot::Dot;
+use super::key::Key;
+use super::op::Op;
+use super::replica::{Digest, Epochs, Replica, Trouble};
+use super::store::KvTx;
+use super::write::{Write, WriteError, Written};
+use crate::swim::{Name, Time};
+
+/// Something to do.
+#[derive(Clone, Debug)]
+pub enum Work {
+    /// There is a connection to a peer.
+    Up(Name),
+    /// It is gone.
+    Down(Name),
+    /// A write has come, with its encoding.
+    Apply(Op, Bytes),
+    /// What a peer's copy comes to.
+    Digest(Name, Digest),
+    /// A peer asks.
+    Request(Name, Request),
+    /// A peer answers.
+    Reply(Name, Reply),
+    /// A client writes.
+    Call(Call),
+    /// To look whether everything is what was written.
+    Audit,
+}
+
+/// What a client wants.
+#[derive(Clone, Debug)]
+pub struct Call {
+    /// By which its outcome is known.
+    pub number: u64,
+    /// Of which key.
+    pub key: Key,
+    /// What is to be there; None deletes.
+    pub value: Option<Bytes>,
+    /// What it is to take the place of.
+    pub write: Write,
+}
+
+/// What follows from a transaction, once it is durable.
+#[derive(Clone, Debug)]
+pub enum Effect {
+    /// A question for a peer.
+    Ask(Name, Request),
+    /// An answer for a peer.
+    Answer(Name, Reply),
+    /// A call has come to its end: None where there was nothing to do. What was written is to be told to all.
+    Called(u64, Result<Option<Written>, WriteError>),
+    /// Something has come to be known.
+    Noted(Noted),
+}
+
+/// How much is kept.
+#[derive(Clone, Copy, Debug)]
+pub struct Config {
+    /// Writes that stay in the log, so that who was away shortly can be told what it lacks key by key.
+    pub log_keep: u64,
+}
+
+/// The machine.
+pub struct Machine {
+    config: Config,
+    replica: Replica,
+    anti_entropy: AntiEntropy,
+    peers: Vec<Name>,
+    /// All that is in the log before this place another node has seen.
+    seen: u64,
+    audit: bool,
+}
+
+impl Machine {
+    /// Over a copy that was opened, or built again.
+    pub fn new(config: Config, replica: Replica, seed: u64) -> Self {
+        Self { config, replica, anti_entropy: AntiEntropy::new(seed), peers: Vec::new(), seen: 0, audit: false }
+    }
+
+    /// The copy.
+    pub fn replica(&self) -> &Replica {
+        &self.replica
+    }
+
+    /// The same, to take from it what it has noted.
+    pub fn replica_mut(&mut self) -> &mut Replica {
+        &mut self.replica
+    }
+
+    /// Keeps another measure from now on.
+    pub fn configure(&mut self, config: Config) {
+        self.config = config;
+    }
+
+    /// When there is something to do without being told.
+    pub fn deadline(&self) -> Time {
+        if self.audit { Time(0) } else { self.anti_entropy.deadline() }
+    }
+
+    /// Does all of this in a transaction, which is to be committed next. After an error it is to be given up, and this machine
+    /// with it; after [`super::Damage`] [`Machine::recover`] makes another.
+    ///
+    /// # Errors
+    /// When the store fails, or has lost something.
+    pub fn transact<T: KvTx>(
+        &mut self,
+        tx: &mut T,
+        work: Vec<Work>,
+        now: Time,
+        effects: &mut Vec<Effect>,
+    ) -> Result<(), Trouble<T::Error>> {
+        for work in work {
+            self.work(tx, work, now, effects)?;
+        }
+        if std::mem::take(&mut self.audit) {
+            self.work(tx, Work::Audit, now, effects)?;
+        }
+        let sent = self.anti_entropy.wake(&mut self.replica, tx, now)?;
+        ask(sent, effects);
+        self.replica.trim_log(tx, self.config.log_keep, self.seen)?;
+        for noted in self.anti_entropy.take_noted() {
+            // One of the two has lost something without noticing: both look.
+            self.audit |= matches!(noted, Noted::Integrity(_));
+            effects.push(Effect::Noted(noted));
+        }
+        self.replica.finish(tx)
+    }
+
+    fn work<T: KvTx>(
+        &mut self,
+        tx: &mut T,
+        work: Work,
+        now: Time,
+        effects: &mut Vec<Effect>,
+    ) -> Result<(), Trouble<T::Error>> {
+        let replica = &mut self.replica;
+        match work {
+            Work::Up(name) => {
+                self.peers.retain(|other| *other != name);
+                self.peers.push(name);
+                self.anti_entropy.up(name);
+            }
+            Work::Down(name) => {
+                self.peers.retain(|other| *other != name);
+                self.anti_entropy.down(replica, tx, name)?;
+            }
+            Work::Apply(op, bytes) => {
+                replica.apply(tx, &op, &bytes)?;
+            }
+            Work::Digest(name, digest) => {
+                if self.anti_entropy.told(replica, name, digest, now) {
+                    self.seen = tx.log_end()?;
+                }
+            }
+            Work::Request(name, request) => {
+                let reply = anti_entropy::answer(replica, tx, &request)?;
+                effects.push(Effect::Answer(name, reply));
+            }
+            Work::Reply(name, reply) => {
+                let sent = self.anti_entropy.reply(replica, tx, name, reply, now)?;
+                ask(sent, effects);
+            }
+            Work::Call(Call { number, key, value, write }) => {
+                let outcome = replica.write(tx, &key, value, &write)?;
+                effects.push(Effect::Called(number, outcome));
+            }
+            Work::Audit => {
+                replica.check_all(tx)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Builds the copy again from what is left of it, in a transaction of its own. Nothing that was under way is of this life.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub fn recover<T: KvTx>(&mut self, tx: &mut T, epochs: Epochs, seed: u64) -> Result<(), Trouble<T::Error>> {
+        self.replica = Replica::recover(tx, self.replica.me().peer, epochs)?;
+        self.anti_entropy = AntiEntropy::new(seed);
+        self.peers.iter().for_each(|name| self.anti_entropy.up(*name));
+        self.seen = 0;
+        self.audit = false;
+        self.replica.finish(tx)
+    }
+
+    /// What a peer is told on every exchange.
+    pub fn digest(&self) -> Digest {
+        self.replica.digest()
+    }
+
+    /// Whether a write was seen here.
+    pub fn has_seen(&self, dot: &Dot) -> bool {
+        self.replica.vector().contains(dot)
+    }
+}
+
+fn ask(sent: Sent, effects: &mut Vec<Effect>) {
+    effects.extend(sent.map(|(to, request)| Effect::Ask(to, request)));
+}
