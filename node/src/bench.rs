@@ -4,6 +4,7 @@
 //! prints one [`Measured`]; bytes come from memory, are made before the clock starts, and nothing compresses them. Time on
 //! the cores is that of the whole process, user and system, so a command does one thing.
 
+mod kv;
 mod memory;
 mod rows;
 mod store;
@@ -40,6 +41,8 @@ pub enum What {
     Socket(InMemory),
     /// A file, written with and without waiting for the disk
     Copy(OnDisk),
+    /// The replicated map's file: writes through its rules, and by a bare loop
+    Kv(OfMap),
 }
 
 /// A measurement in memory.
@@ -58,6 +61,20 @@ pub struct OnDisk {
     dir: PathBuf,
     #[command(flatten)]
     memory: InMemory,
+}
+
+/// A measurement of the map.
+#[derive(Clone, Debug, Args)]
+pub struct OfMap {
+    /// Folder to make files in; they are removed
+    #[arg(long, value_name = "DIR")]
+    dir: PathBuf,
+    /// Writes
+    #[arg(long, value_name = "N", default_value_t = 50_000, value_parser = clap::value_parser!(u64).range(1..=10_000_000))]
+    count: u64,
+    /// Writes in one transaction
+    #[arg(long, value_name = "N", default_value_t = 512, value_parser = clap::value_parser!(u16).range(1..))]
+    group: u16,
 }
 
 /// A measurement between two processes.
@@ -95,6 +112,9 @@ pub fn run(what: What) -> Result<(), Problem> {
         }
         What::Hash(args) => ("hash", vec![memory::hash(args.size()?)]),
         What::Socket(args) => ("socket", vec![memory::socket(args.size()?)?]),
+        What::Kv(OfMap { dir, count, group }) => {
+            ("kv", kv::measure(&Scratch::within(&dir, "kv")?, count, usize::from(group))?)
+        }
         What::Copy(args) => ("copy", memory::copy(&args.scratch("copy")?, args.memory.size()?)?),
     };
     let line = serde_json::to_string(&Measured { bench: bench.to_owned(), stages }).map_err(failed("no document"))?;
@@ -118,9 +138,7 @@ impl InMemory {
 
 impl OnDisk {
     fn scratch(&self, what: &str) -> Result<Scratch, Problem> {
-        let path = self.dir.join(format!("p2p-bench-{what}-{}", std::process::id()));
-        std::fs::create_dir(&path).map_err(failed("no folder to measure in"))?;
-        Ok(Scratch(path))
+        Scratch::within(&self.dir, what)
     }
 }
 
@@ -128,6 +146,12 @@ impl OnDisk {
 struct Scratch(PathBuf);
 
 impl Scratch {
+    fn within(dir: &Path, what: &str) -> Result<Self, Problem> {
+        let path = dir.join(format!("p2p-bench-{what}-{}", std::process::id()));
+        std::fs::create_dir(&path).map_err(failed("no folder to measure in"))?;
+        Ok(Self(path))
+    }
+
     fn path(&self) -> &Path {
         &self.0
     }
@@ -184,7 +208,7 @@ mod tests {
 
     const SIZE: u64 = (3 << 20) + 5;
 
-    fn scratch() -> (tempfile::TempDir, Scratch) {
+    pub(super) fn scratch() -> (tempfile::TempDir, Scratch) {
         let temp = tempfile::tempdir().expect("a folder");
         let dir = OnDisk { dir: temp.path().to_owned(), memory: InMemory { size: ByteSize(SIZE) } };
         let scratch = dir.scratch("test").expect("a folder");

@@ -161,7 +161,6 @@ impl StateFile {
     }
 
     /// The connection, which nobody else writes by.
-    #[cfg(test)]
     pub(crate) fn into_db(self) -> Connection {
         self.db
     }
@@ -194,6 +193,12 @@ fn checkpoint(db: &Connection, mode: &str) -> rusqlite::Result<()> {
     let busy: i64 = db.query_row(&format!("PRAGMA wal_checkpoint({mode})"), [], |row| row.get(0))?;
     debug_assert_eq!(busy, 0, "nobody else has the file open");
     Ok(())
+}
+
+/// Writes the log into the file where it has grown.
+pub(crate) fn checkpoint_if_due(db: &Connection) -> rusqlite::Result<()> {
+    let log: i64 = db.query_row("PRAGMA wal_checkpoint(NOOP)", [], |row| row.get(1))?;
+    if log >= CHECKPOINT_PAGES { checkpoint(db, "TRUNCATE") } else { Ok(()) }
 }
 
 /// What a node remembers, while it runs. Cheap to clone.
@@ -359,7 +364,7 @@ impl Writer {
         if todo.is_nothing() {
             return Ok(());
         }
-        let written = self.transact(todo).and_then(|()| self.checkpoint_if_due());
+        let written = self.transact(todo).and_then(|()| checkpoint_if_due(&self.db));
         written.map_err(|error| {
             // Without meaning where there is no transaction.
             let _ = self.db.execute_batch("ROLLBACK");
@@ -398,11 +403,6 @@ impl Writer {
             }
         }
         db.execute_batch("COMMIT")
-    }
-
-    fn checkpoint_if_due(&self) -> rusqlite::Result<()> {
-        let log: i64 = self.db.query_row("PRAGMA wal_checkpoint(NOOP)", [], |row| row.get(1))?;
-        if log >= CHECKPOINT_PAGES { checkpoint(&self.db, "TRUNCATE") } else { Ok(()) }
     }
 }
 
@@ -494,7 +494,7 @@ mod tests {
         let db = Connection::open(&path).expect("a database");
         db.pragma_update(None, "user_version", 99).expect("set");
         drop(db);
-        assert!(matches!(StateFile::open(home.path()), Err(StateError(OpenError::Newer { found: 99, known: 1, .. }))));
+        assert!(matches!(StateFile::open(home.path()), Err(StateError(OpenError::Newer { found: 99, known: 2, .. }))));
         std::fs::write(&path, "no database at all, but long enough to be read as if it were one\n".repeat(100))
             .expect("written");
         assert!(matches!(StateFile::open(home.path()), Err(StateError(OpenError::Corrupt(_)))));

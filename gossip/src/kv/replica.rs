@@ -295,7 +295,8 @@ impl Replica {
             let read = tx.rows(from, after.as_ref(), ROWS_AT_ONCE)?;
             let is_last = read.len() < ROWS_AT_ONCE || read.last().is_some_and(|(place, ..)| place.leaf() != leaf);
             for (place, key, row) in read.into_iter().take_while(|(place, ..)| place.leaf() == leaf) {
-                let Ok((entry, hash)) = row::decode(&key, &row) else { return Err(Trouble::Damage(Damage::Row(key))) };
+                let decoded = row::decode(&key, &row).ok().filter(|_| Place::of(&key) == place);
+                let Some((entry, hash)) = decoded else { return Err(Trouble::Damage(Damage::Row(key))) };
                 sum.add(&hash);
                 rows.push(LeafRow { place, key, entry, hash });
             }

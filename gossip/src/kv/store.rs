@@ -355,7 +355,9 @@ impl KvTx for Memory {
 
     fn set_aside(&mut self) -> Result<(), Infallible> {
         let (aside, changes) = (std::mem::take(&mut self.held), self.changes + 1);
-        *self = Self { aside, changes, ..Self::default() };
+        // No place in the log is given twice.
+        let held = Held { end: aside.end, ..Held::default() };
+        *self = Self { held, aside, changes, ..Self::default() };
         Ok(())
     }
 

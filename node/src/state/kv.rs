@@ -58,7 +58,7 @@ impl KvTables {
             return Ok(Some(*id));
         }
         let sql = "SELECT kv_actors.id FROM kv_actors JOIN kv_peers ON kv_peers.id = peer
-            WHERE kv_peers.peer = ?1 AND epoch = ?2";
+            WHERE name = ?1 AND epoch = ?2";
         let found = self.sql(sql)?.query_row(params![&actor.peer.0[..], signed(actor.epoch)], |row| row.get(0));
         let id = found.optional()?;
         id.map(|id| self.ids.insert(*actor, id));
@@ -70,8 +70,8 @@ impl KvTables {
         if let Some(id) = self.find(actor)? {
             return Ok(id);
         }
-        self.sql("INSERT OR IGNORE INTO kv_peers (peer) VALUES (?1)")?.execute([&actor.peer.0[..]])?;
-        let sql = "INSERT INTO kv_actors (peer, epoch) VALUES ((SELECT id FROM kv_peers WHERE peer = ?1), ?2)
+        self.sql("INSERT OR IGNORE INTO kv_peers (name) VALUES (?1)")?.execute([&actor.peer.0[..]])?;
+        let sql = "INSERT INTO kv_actors (peer, epoch) VALUES ((SELECT id FROM kv_peers WHERE name = ?1), ?2)
             RETURNING id";
         let made = self.sql(sql)?.query_row(params![&actor.peer.0[..], signed(actor.epoch)], |row| row.get(0))?;
         self.ids.insert(*actor, made);
@@ -172,7 +172,7 @@ impl KvTx for KvTables {
     }
 
     fn logged_of(&mut self, key: &Key) -> Result<Vec<Dot>> {
-        let sql = "SELECT kv_peers.peer, epoch, counter FROM kv_log JOIN kv_actors ON kv_actors.id = actor
+        let sql = "SELECT name, epoch, counter FROM kv_log JOIN kv_actors ON kv_actors.id = actor
             JOIN kv_peers ON kv_peers.id = kv_actors.peer WHERE leaf = ?1 AND key = ?2";
         let mut statement = self.sql(sql)?;
         let read = |row: &Row<'_>| Ok((actor(row, 0)?, row.get::<_, u64>(2)?));
@@ -203,7 +203,7 @@ impl KvTx for KvTables {
     }
 
     fn vector(&mut self) -> Result<Vec<(Actor, Seen)>> {
-        let sql = "SELECT kv_peers.peer, epoch, seen FROM kv_actors JOIN kv_peers ON kv_peers.id = kv_actors.peer
+        let sql = "SELECT name, epoch, seen FROM kv_actors JOIN kv_peers ON kv_peers.id = kv_actors.peer
             WHERE seen IS NOT NULL";
         let mut statement = self.sql(sql)?;
         let read = |row: &Row<'_>| Ok((actor(row, 0)?, Seen::decode(row.get_ref(2)?.as_blob()?)));
@@ -267,7 +267,8 @@ impl KvTx for KvTables {
         self.db.execute_batch(
             "DROP INDEX kv_keys; DROP INDEX kv_log_dots; DROP INDEX kv_log_keys;
             ALTER TABLE kv_rows RENAME TO kv_rows_aside; ALTER TABLE kv_log RENAME TO kv_log_aside;
-            DELETE FROM kv_actors; DELETE FROM kv_peers; DELETE FROM kv_sums; DELETE FROM kv_staged;",
+            DELETE FROM kv_actors; DELETE FROM kv_peers; DELETE FROM kv_sums; DELETE FROM kv_staged;
+            UPDATE kv_node SET is_behind = 0;",
         )?;
         self.db.execute_batch(HELD_SCHEMA)
     }

@@ -5,6 +5,7 @@ use p2p_gossip::kv::{Config, Damage, Effect, Epochs, Machine, Replica, Trouble, 
 use p2p_gossip::swim::{Name, Time};
 use rusqlite::Connection;
 
+use super::checkpoint_if_due;
 use super::kv::KvTables;
 use crate::sqlite::store_error;
 
@@ -39,16 +40,6 @@ impl Map {
         Ok((Self { tables, machine: Machine::new(config, replica, rand::random()) }, damage))
     }
 
-    /// Its machine.
-    pub(crate) fn machine(&self) -> &Machine {
-        &self.machine
-    }
-
-    /// Its file.
-    pub(crate) fn db(&self) -> &Connection {
-        self.tables.db()
-    }
-
     /// Does all of this in one transaction, which is durable when this returns.
     ///
     /// # Errors
@@ -58,7 +49,11 @@ impl Map {
         let mut committed = Committed::default();
         let machine = &mut self.machine;
         match transact(&mut self.tables, |tables| machine.transact(tables, work, now, &mut committed.effects)) {
-            Ok(()) => Ok(committed),
+            Ok(()) => {
+                let db = self.tables.db();
+                checkpoint_if_due(db).map_err(|error| store_error(db, &error))?;
+                Ok(committed)
+            }
             Err(Trouble::Damage(damage)) => {
                 let machine = &mut self.machine;
                 let built = transact(&mut self.tables, |tables| machine.recover(tables, epochs(), rand::random()));

@@ -2,7 +2,7 @@
 
 CREATE TABLE kv_peers (
     id   INTEGER PRIMARY KEY,
-    peer BLOB NOT NULL UNIQUE CHECK (length(peer) = 32)
+    name BLOB NOT NULL UNIQUE CHECK (length(name) = 32)
 ) STRICT;
 
 CREATE TABLE kv_actors (

@@ -188,7 +188,7 @@ fn check_history(seed: u64) {
         vfs.mark(2 * n + 1);
         states.push(state(&mut map));
         if dice.random_bool(0.1) {
-            super::super::checkpoint(map.db(), "TRUNCATE").expect("a checkpoint");
+            super::super::checkpoint(map.tables.db(), "TRUNCATE").expect("a checkpoint");
         }
     }
     let events = vfs.take_events();
