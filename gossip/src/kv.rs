@@ -43,7 +43,7 @@ mod tests;
 
 pub use anti_entropy::AntiEntropy;
 pub use codec::Malformed;
-pub use delta::{Answer, Asked, Budget, Told};
+pub use delta::{Answer, Asked, Budget, MISSING_MAX, Told};
 pub use dot::{Actor, BUCKETS, Dot, Dots};
 pub use entry::{Entry, Sibling};
 pub use key::{KEY_LEN_MAX, Key, KeyError};

@@ -89,9 +89,6 @@ fn look<T: KvTx<Error: Debug>>(store: &mut T, dice: &mut SmallRng) -> Vec<String
     say(&store.rows(place, None, 3).expect("rows"));
     say(&store.rows(Place::of(&some), Some(&some), 2).expect("rows"));
     say(&store.row(&some).expect("a row"));
-    let mut dots = store.logged_of(&some).expect("dots");
-    dots.sort_unstable();
-    say(&dots);
     for n in 0..4 {
         let (from, to) = (dice.random_range(0..10), dice.random_range(0..40));
         say(&store.count_logged(&actor(n), from..=from + to).expect("a count"));

@@ -15,6 +15,9 @@ use super::replica::{DIGEST_LEN, Replica, Trouble};
 use super::store::KvTx;
 use super::vector::Vector;
 
+/// With more writes missing, all is compared: that takes less than to tell them in parts, each of which looks at all.
+pub const MISSING_MAX: u64 = 1 << 13;
+
 /// What one node holds of a key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Told {
@@ -62,6 +65,9 @@ pub enum Answer {
     TooOld,
 }
 
+/// Writes by their keys.
+pub(super) type Missing = BTreeMap<Key, Vec<Dot>>;
+
 impl Replica {
     /// Asks with this vector, and tells these buckets of it.
     pub fn ask(&self, buckets: BTreeSet<u8>) -> Asked {
@@ -83,43 +89,44 @@ impl Replica {
             return Ok(Answer::Differs(differs));
         }
         let part = self.vector().part(|bucket| asked.buckets.contains(&bucket));
-        let Some(keys) = self.missing_keys(tx, &part, &asked.part, budget.keys)? else { return Ok(Answer::TooOld) };
-        let mut told: Vec<Told> = Vec::with_capacity(keys.len());
+        let Some(missing) = self.missing(tx, &part, &asked.part, MISSING_MAX)? else { return Ok(Answer::TooOld) };
+        let keys = missing.keys().take(budget.keys).cloned().collect();
+        let mut told: Vec<Told> = Vec::new();
         let mut left = budget.bytes;
         for (key, entry) in self.entries(tx, keys)? {
             if left == 0 {
                 break;
             }
             left = left.saturating_sub(entry.siblings().iter().map(|sibling| sibling.value.len()).sum());
-            let dots = tx.logged_of(&key)?;
-            let dots = dots.into_iter().filter(|dot| part.contains(dot) && !asked.part.contains(dot)).collect();
+            let dots = missing.get(&key).into_iter().flatten().copied().collect();
             told.push(Told { key, entry, dots });
         }
         Ok(Answer::Keys { keys: told, part })
     }
 
-    /// Keys, so many at most, of which one vector has seen anything that another has not. None if that cannot be said.
-    pub(super) fn missing_keys<T: KvTx>(
+    /// All writes that one vector has seen and another has not, by their keys. None if that cannot be said of each, or there
+    /// are too many: of a key that is told in part, what it lacks would come to stand later though it was replaced.
+    pub(super) fn missing<T: KvTx>(
         &self,
         tx: &mut T,
         seen: &Vector,
         asked: &Vector,
-        keys_max: usize,
-    ) -> Result<Option<BTreeSet<Key>>, Trouble<T::Error>> {
-        // All of it has to be there, also what is not told this time: a key of which one is gone would be told in part.
+        count_max: u64,
+    ) -> Result<Option<Missing>, Trouble<T::Error>> {
+        let mut left = count_max;
         for (actor, run) in seen.missing_in(asked) {
-            if tx.count_logged(&actor, run.clone())? != run.end() - run.start() + 1 {
+            let len = run.end() - run.start() + 1;
+            if len > left || tx.count_logged(&actor, run)? != len {
                 return Ok(None);
             }
+            left -= len;
         }
-        let mut keys = BTreeSet::new();
+        let mut keys = Missing::new();
         for (actor, run) in seen.missing_in(asked) {
             for counter in run {
-                if keys.len() == keys_max {
-                    return Ok(Some(keys));
-                }
-                let Some((key, _)) = tx.logged(&Dot { actor, counter })? else { return Ok(None) };
-                keys.insert(key);
+                let dot = Dot { actor, counter };
+                let Some((key, _)) = tx.logged(&dot)? else { return Ok(None) };
+                keys.entry(key).or_default().push(dot);
             }
         }
         Ok(Some(keys))

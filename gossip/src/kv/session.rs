@@ -239,8 +239,8 @@ impl Replica {
         if by != self.me() {
             return Ok(None);
         }
-        let Some(keys) = self.missing_keys(tx, self.vector(), opened, usize::MAX)? else { return Ok(None) };
-        let changed = self.entries(tx, keys)?;
+        let Some(missing) = self.missing(tx, self.vector(), opened, u64::MAX)? else { return Ok(None) };
+        let changed = self.entries(tx, missing.into_keys().collect())?;
         Ok(Some(Closed { vector: self.vector().clone(), changed }))
     }
 }

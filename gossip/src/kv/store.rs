@@ -3,7 +3,7 @@
 //! A store keeps bytes and knows nothing of what they mean; [`super::Replica`] does. What a transaction has written is kept
 //! whole once it is committed, or not at all; nothing is said to anybody before that.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::ops::{Bound, RangeInclusive};
 
@@ -14,7 +14,6 @@ use super::key::Key;
 use super::place::Place;
 use super::vector::Seen;
 use crate::sum::Sum;
-use crate::swim::Name;
 
 /// One transaction on a store. After an error nothing is known of what it has done: it is to be given up, and the replica with
 /// it.
@@ -54,12 +53,6 @@ pub trait KvTx {
     /// # Errors
     /// When the store cannot be read.
     fn logged(&mut self, dot: &Dot) -> Result<Option<(Key, Option<Bytes>)>, Self::Error>;
-
-    /// All writes of a key that are in the log.
-    ///
-    /// # Errors
-    /// When the store cannot be read.
-    fn logged_of(&mut self, key: &Key) -> Result<Vec<Dot>, Self::Error>;
 
     /// How many of an actor's writes are in the log.
     ///
@@ -187,7 +180,6 @@ pub struct Memory {
 struct Held {
     rows: BTreeMap<Place, BTreeMap<Key, Bytes>>,
     log: BTreeMap<Dot, (Key, Option<Bytes>)>,
-    log_of: BTreeSet<(Key, Dot)>,
     /// The order in which writes were appended.
     order: BTreeMap<u64, Dot>,
     end: u64,
@@ -212,8 +204,7 @@ impl Memory {
     pub fn lose_logged(&mut self, chosen: usize) {
         let held = &mut self.held;
         let dot = held.log.keys().nth(chosen % held.log.len().max(1)).copied();
-        if let Some((dot, (key, _))) = dot.and_then(|dot| held.log.remove_entry(&dot)) {
-            held.log_of.remove(&(key, dot));
+        if let Some((dot, _)) = dot.and_then(|dot| held.log.remove_entry(&dot)) {
             held.order.retain(|_, other| *other != dot);
         }
     }
@@ -261,7 +252,6 @@ impl KvTx for Memory {
         self.changes += 1;
         let held = &mut self.held;
         held.log.insert(*dot, (key.clone(), op.cloned()));
-        held.log_of.insert((key.clone(), *dot));
         held.order.insert(held.end, *dot);
         held.end += 1;
         Ok(())
@@ -269,12 +259,6 @@ impl KvTx for Memory {
 
     fn logged(&mut self, dot: &Dot) -> Result<Option<(Key, Option<Bytes>)>, Infallible> {
         Ok(self.held.log.get(dot).cloned())
-    }
-
-    fn logged_of(&mut self, key: &Key) -> Result<Vec<Dot>, Infallible> {
-        let first = Dot { actor: Actor { peer: Name([0; 32]), epoch: 0 }, counter: 0 };
-        let from = self.held.log_of.range((key.clone(), first)..);
-        Ok(from.take_while(|(of, _)| of == key).map(|(_, dot)| *dot).collect())
     }
 
     fn count_logged(&mut self, actor: &Actor, run: RangeInclusive<u64>) -> Result<u64, Infallible> {
@@ -294,9 +278,7 @@ impl KvTx for Memory {
             held.order.range(..before).take(extra as usize).map(|(place, dot)| (*place, *dot)).collect();
         for (place, dot) in &oldest {
             held.order.remove(place);
-            if let Some((key, _)) = held.log.remove(dot) {
-                held.log_of.remove(&(key, *dot));
-            }
+            held.log.remove(dot);
         }
         Ok(oldest.len() as u64)
     }

@@ -81,7 +81,8 @@ impl Replica {
         value: Option<Bytes>,
         write: &Write,
     ) -> Result<Result<Option<Written>, WriteError>, Trouble<T::Error>> {
-        let entry = self.get(tx, key)?;
+        // Whether a row was lost is not looked for here: that nothing stands there is not told to anybody.
+        let entry = self.load(tx, key)?.map(|(entry, _)| entry).unwrap_or_default();
         let replaces = match self.replaced(&entry, key, value.as_deref(), write) {
             Ok(Some(replaces)) => replaces,
             Ok(None) => return Ok(Ok(None)),

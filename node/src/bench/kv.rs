@@ -93,7 +93,7 @@ fn in_groups(map: &mut Map, mut work: impl Iterator<Item = Work>, group: usize) 
 fn bare(db: &Connection, keys: &[Key], group: usize) -> rusqlite::Result<()> {
     db.execute_batch("INSERT INTO kv_peers VALUES (1, zeroblob(32)); INSERT INTO kv_actors VALUES (1, 1, 1, NULL)")?;
     let mut row = db.prepare("INSERT INTO kv_rows VALUES (?1, ?2, ?3)")?;
-    let mut log = db.prepare("INSERT INTO kv_log VALUES (?1, 1, ?2, ?3, ?4, ?5)")?;
+    let mut log = db.prepare("INSERT INTO kv_log VALUES (?1, 1, ?2, ?3, ?4)")?;
     let mut sum = db.prepare("INSERT INTO kv_sums VALUES (?1, ?2) ON CONFLICT DO UPDATE SET sum = excluded.sum")?;
     let mut seen = db.prepare("UPDATE kv_actors SET seen = ?1")?;
     let (row_bytes, op, sum_bytes) =
@@ -105,7 +105,7 @@ fn bare(db: &Connection, keys: &[Key], group: usize) -> rusqlite::Result<()> {
             let (at, key_bytes) = (Place::of(key), &key.as_bytes()[..]);
             let signed = (at.0 ^ 1 << 63) as i64;
             row.execute(params![signed, key_bytes, &row_bytes[..]])?;
-            log.execute(params![place, place + 1, signed, key_bytes, &op[..]])?;
+            log.execute(params![place, place + 1, key_bytes, &op[..]])?;
             sum.execute(params![at.leaf(), &sum_bytes[..]])?;
             place += 1;
         }

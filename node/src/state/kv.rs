@@ -130,9 +130,8 @@ impl KvTx for KvTables {
     type Error = rusqlite::Error;
 
     fn row(&mut self, key: &Key) -> Result<Option<Bytes>> {
-        let place = signed(Place::of(key).0);
-        let mut statement = self.sql("SELECT row FROM kv_rows WHERE place = ?1 AND key = ?2")?;
-        statement.query_row(params![place, &key.as_bytes()[..]], |row| bytes(row, 0)).optional()
+        let mut statement = self.sql("SELECT row FROM kv_rows WHERE key = ?1")?;
+        statement.query_row([&key.as_bytes()[..]], |row| bytes(row, 0)).optional()
     }
 
     fn set_row(&mut self, place: Place, key: &Key, row: Option<&Bytes>) -> Result<()> {
@@ -142,7 +141,7 @@ impl KvTx for KvTables {
                 let sql = "INSERT INTO kv_rows VALUES (?1, ?2, ?3) ON CONFLICT DO UPDATE SET row = excluded.row";
                 self.sql(sql)?.execute(params![place, key, &row[..]])?;
             }
-            None => drop(self.sql("DELETE FROM kv_rows WHERE place = ?1 AND key = ?2")?.execute(params![place, key])?),
+            None => drop(self.sql("DELETE FROM kv_rows WHERE key = ?1")?.execute([key])?),
         }
         Ok(())
     }
@@ -153,10 +152,10 @@ impl KvTx for KvTables {
     }
 
     fn append(&mut self, dot: &Dot, key: &Key, op: Option<&Bytes>) -> Result<()> {
-        let (actor, leaf, place) = (self.id(&dot.actor)?, signed(Place::of(key).0), self.log_end);
-        let sql = "INSERT INTO kv_log VALUES (?1, ?2, ?3, ?4, ?5, ?6)";
+        let (actor, place) = (self.id(&dot.actor)?, self.log_end);
         let (key, op) = (&key.as_bytes()[..], op.map(|op| &op[..]));
-        self.sql(sql)?.execute(params![place, actor, dot.counter, leaf, key, op])?;
+        let sql = "INSERT INTO kv_log VALUES (?1, ?2, ?3, ?4, ?5)";
+        self.sql(sql)?.execute(params![place, actor, dot.counter, key, op])?;
         self.log_end += 1;
         Ok(())
     }
@@ -169,16 +168,6 @@ impl KvTx for KvTables {
             Ok((key(bytes(row, 0)?)?, op))
         };
         statement.query_row(params![actor, dot.counter], read).optional()
-    }
-
-    fn logged_of(&mut self, key: &Key) -> Result<Vec<Dot>> {
-        let sql = "SELECT name, epoch, counter FROM kv_log JOIN kv_actors ON kv_actors.id = actor
-            JOIN kv_peers ON kv_peers.id = kv_actors.peer WHERE leaf = ?1 AND key = ?2";
-        let mut statement = self.sql(sql)?;
-        let read = |row: &Row<'_>| Ok((actor(row, 0)?, row.get::<_, u64>(2)?));
-        let found = statement.query_map(params![signed(Place::of(key).0), &key.as_bytes()[..]], read)?;
-        let found = found.collect::<Result<Vec<_>>>()?.into_iter();
-        Ok(found.filter_map(|(actor, counter)| Some(Dot { actor: actor?, counter })).collect())
     }
 
     fn count_logged(&mut self, actor: &Actor, run: RangeInclusive<u64>) -> Result<u64> {
@@ -265,7 +254,7 @@ impl KvTx for KvTables {
     fn set_aside(&mut self) -> Result<()> {
         self.ids.clear();
         self.db.execute_batch(
-            "DROP INDEX kv_keys; DROP INDEX kv_log_dots; DROP INDEX kv_log_keys;
+            "DROP INDEX kv_places; DROP INDEX kv_log_dots;
             ALTER TABLE kv_rows RENAME TO kv_rows_aside; ALTER TABLE kv_log RENAME TO kv_log_aside;
             DELETE FROM kv_actors; DELETE FROM kv_peers; DELETE FROM kv_sums; DELETE FROM kv_staged;
             UPDATE kv_node SET is_behind = 0;",
