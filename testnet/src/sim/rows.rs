@@ -82,3 +82,26 @@ pub(super) fn keep<F: Serialize>(path: &Path, row: &Row<F>) -> Result<()> {
     file.and_then(|mut file| file.write_all(line.as_bytes()))
         .map_err(|error| failed("the row cannot be kept", path, &error))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_are_found_again_among_lines_of_others() {
+        let temp = tempfile::tempdir().expect("a folder");
+        let path = temp.path().join("rows.jsonl");
+        let found = || load::<Vec<u32>>(&path);
+        assert!(found().expect("nothing is there").is_empty());
+        fs::write(&path, "{\"another\":1}\n").expect("written");
+        let sources = Sources { commit: "abc".into(), tree: "def".into() };
+        keep(&path, &sources.row("c".into(), vec![1_u32, 2])).expect("kept");
+        let rows = found().expect("readable");
+        assert_eq!(rows.len(), 1);
+        let row = &rows[0];
+        assert_eq!((&row.command[..], &row.sources[..], &row.figures[..]), ("c", "def", &[1, 2][..]));
+        fs::remove_file(&path).expect("there");
+        fs::create_dir(&path).expect("free");
+        assert!(keep(&path, row).is_err() && found().is_err());
+    }
+}

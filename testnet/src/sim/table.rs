@@ -411,27 +411,4 @@ mod tests {
             table.text()
         );
     }
-
-    #[test]
-    fn rows_are_found_again_among_lines_of_others() {
-        let temp = tempfile::tempdir().expect("a folder");
-        let path = temp.path().join("rows.jsonl");
-        assert!(load(&path).expect("nothing is there").is_empty());
-        fs::write(&path, "{\"another\":1}\n").expect("written");
-        let row = Row {
-            date: "2026-11-28".into(),
-            commit: "abc".into(),
-            sources: "def".into(),
-            machine: "m".into(),
-            command: "c".into(),
-            figures: report(Protocol::Ours, &[("false downs", 1.0)]),
-        };
-        keep(&path, &row).expect("kept");
-        let found = load(&path).expect("readable");
-        assert_eq!(found.len(), 1);
-        assert_eq!((&found[0].command[..], &found[0].figures), ("c", &row.figures));
-        fs::remove_file(&path).expect("there");
-        fs::create_dir(&path).expect("free");
-        assert!(keep(&path, &row).is_err() && load(&path).is_err());
-    }
 }
