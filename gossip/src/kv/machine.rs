@@ -115,6 +115,14 @@ impl Machine {
         now: Time,
         effects: &mut Vec<Effect>,
     ) -> Result<(), Trouble<T::Error>> {
+        // Whatever becomes of the rest, connections are there or not.
+        for work in &work {
+            match work {
+                Work::Up(name) if !self.peers.contains(name) => self.peers.push(*name),
+                Work::Down(name) => self.peers.retain(|other| other != name),
+                _ => {}
+            }
+        }
         for work in work {
             self.work(tx, work, now, effects)?;
         }
@@ -141,15 +149,8 @@ impl Machine {
     ) -> Result<(), Trouble<T::Error>> {
         let replica = &mut self.replica;
         match work {
-            Work::Up(name) => {
-                self.peers.retain(|other| *other != name);
-                self.peers.push(name);
-                self.anti_entropy.up(name);
-            }
-            Work::Down(name) => {
-                self.peers.retain(|other| *other != name);
-                self.anti_entropy.down(replica, tx, name)?;
-            }
+            Work::Up(name) => self.anti_entropy.up(name),
+            Work::Down(name) => self.anti_entropy.down(replica, tx, name)?,
             Work::Apply(op, bytes) => {
                 replica.apply(tx, &op, &bytes)?;
             }
@@ -203,4 +204,32 @@ impl Machine {
 
 fn ask(sent: Sent, effects: &mut Vec<Effect>) {
     effects.extend(sent.map(|(to, request)| Effect::Ask(to, request)));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::store::Memory;
+    use super::*;
+
+    #[test]
+    fn a_connection_that_came_up_when_damage_was_found_is_there_afterwards() {
+        let (me, peer) = (Name([1; 32]), Name([2; 32]));
+        let mut disk = Memory::default();
+        let Ok(replica) = Replica::open(&mut disk, me, Epochs::new([1; 32])) else { panic!("it is empty") };
+        let mut machine = Machine::new(Config { log_keep: 9 }, replica, 1);
+        let key = Key::new("key").expect("a key");
+        let (value, write) = (Some("value".into()), Write::Held { force: false });
+        let call = Work::Call(Call { number: 1, key: key.clone(), value, write });
+        let mut effects = Vec::new();
+        machine.transact(&mut disk, vec![call], Time(1), &mut effects).expect("it works");
+        let Ok(()) = disk.set_row(super::super::Place::of(&key), &key, None);
+        let work = vec![Work::Audit, Work::Up(peer)];
+        machine.transact(&mut disk.clone(), work, Time(2), &mut effects).expect_err("a row is gone");
+        let Ok(()) = machine.recover(&mut disk, Epochs::new([2; 32]), 2) else { panic!("memory does not fail") };
+        effects.clear();
+        let other = Digest { vector: [1; 16], rows: [1; 16] };
+        let work = vec![Work::Digest(peer, other)];
+        machine.transact(&mut disk, work, Time(2_000_000), &mut effects).expect("it works");
+        assert!(matches!(&effects[..], [Effect::Ask(asked, _)] if *asked == peer), "{effects:?}");
+    }
 }
