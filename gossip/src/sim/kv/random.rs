@@ -488,7 +488,11 @@ impl Run<'_> {
             .map(|slot| {
                 let is_hurt = self.watcher.judge.may_be_hurt(slot);
                 match self.cluster.world.node(slot) {
-                    Some(node) => seen(node.durable(), is_hurt),
+                    Some(node) => {
+                        // One that is just being built again has less than what is on its disk still.
+                        let (now, durable) = (node.replica().vector(), seen(node.durable(), is_hurt));
+                        if now.covers(&durable) { durable } else { now.clone() }
+                    }
                     None => seen(&self.cluster.disks[slot.0 as usize].map, is_hurt),
                 }
             })
