@@ -210,12 +210,15 @@ impl Report {
     /// # Errors
     /// `integrity` when something was that should not have been.
     pub fn verdict(&self) -> Result<()> {
-        match self.problems_count {
-            0 => Ok(()),
-            count => {
-                Err(Problem::new(Code::Integrity, format!("{count} times something was that should not have been")))
-            }
-        }
+        verdict(self.problems_count)
+    }
+}
+
+/// What a command ends with that has found so many problems.
+fn verdict(problems: usize) -> Result<()> {
+    match problems {
+        0 => Ok(()),
+        count => Err(Problem::new(Code::Integrity, format!("{count} times something was that should not have been"))),
     }
 }
 

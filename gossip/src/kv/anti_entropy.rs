@@ -52,6 +52,9 @@ pub const ROWS_MAX: usize = 512;
 /// Ranges that are looked at with one question.
 const LOOKED_AT_ONCE: usize = 256;
 
+/// Ranges that one comparison may have before it, whatever the other side says.
+pub const RANGES_MAX: usize = 1 << 18;
+
 /// A question.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Request {
@@ -335,6 +338,12 @@ impl AntiEntropy {
                 let found = replica.begin(tx, &opened)?;
                 let (divided, wanted) = (VecDeque::new(), VecDeque::new());
                 Ok(self.look(opened.by, opened.vector, divided, wanted, found, now))
+            }
+            (Step::Looking { divided, wanted, .. }, Said::Looked(looked))
+                if divided.len() + wanted.len() + looked.divided.len() + looked.rows.len() > RANGES_MAX =>
+            {
+                self.fail(replica, tx, now)?;
+                Ok(None)
             }
             (Step::Looking { by, opened, divided, mut wanted }, Said::Looked(looked)) => {
                 for rows in &looked.rows {

@@ -167,12 +167,7 @@ impl Report {
     /// # Errors
     /// `integrity` when something was that should not have been.
     pub fn verdict(&self) -> Result<()> {
-        match self.problems_count {
-            0 => Ok(()),
-            count => {
-                Err(Problem::new(Code::Integrity, format!("{count} times something was that should not have been")))
-            }
-        }
+        super::verdict(self.problems_count)
     }
 }
 

@@ -4,7 +4,6 @@
 use std::fmt::Write as _;
 use std::path::PathBuf;
 
-use p2p_api::{Code, Problem};
 use p2p_gossip::sim::members::scenario::{Protocol, Scenario};
 use serde::Serialize;
 
@@ -325,12 +324,7 @@ impl Table {
     /// # Errors
     /// `integrity` when something was that should not have been.
     pub fn verdict(&self) -> Result<()> {
-        match self.problems {
-            0 => Ok(()),
-            count => {
-                Err(Problem::new(Code::Integrity, format!("{count} times something was that should not have been")))
-            }
-        }
+        super::verdict(self.problems)
     }
 }
 
