@@ -36,11 +36,20 @@ impl Metrics {
     /// # Errors
     /// When the node has none of this name.
     pub fn counter(&self, name: &str) -> Result<u64> {
-        let missing = || {
-            Problem::new(Code::UnsupportedVersion, format!("the node counts no {name}"))
-                .hint("Are node and test network of the same version?")
-        };
-        self.0.get(&format!("{name}_total")).map(|value| *value as u64).ok_or_else(missing)
+        Ok(self.gauge(&format!("{name}_total"))? as u64)
+    }
+
+    /// A gauge, by its whole name.
+    ///
+    /// # Errors
+    /// When the node has none of this name.
+    pub fn gauge(&self, name: &str) -> Result<f64> {
+        self.0.get(name).copied().ok_or_else(|| Self::missing(name))
+    }
+
+    fn missing(name: &str) -> Problem {
+        Problem::new(Code::UnsupportedVersion, format!("the node has no {name} among its metrics"))
+            .hint("Are node and test network of the same version?")
     }
 
     /// A histogram: how many values were at most so large, by bound.
@@ -56,8 +65,7 @@ impl Metrics {
         };
         let mut buckets: Vec<(f64, u64)> = self.0.iter().filter_map(bucket).collect();
         if buckets.is_empty() {
-            return Err(Problem::new(Code::UnsupportedVersion, format!("the node has no histogram {name}"))
-                .hint("Are node and test network of the same version?"));
+            return Err(Self::missing(name));
         }
         buckets.sort_by(|a, b| a.0.total_cmp(&b.0));
         Ok(Histogram(buckets))

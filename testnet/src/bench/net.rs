@@ -1,9 +1,11 @@
 //! A network that is measured: nodes as a user would start them, in a folder that goes with it.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use p2p_api::types::PutResult;
 use p2p_api::{Code, Problem};
+use tokio::time::{Instant, sleep};
 
 use crate::cluster;
 use crate::http::Connection;
@@ -11,6 +13,12 @@ use crate::metrics::Metrics;
 use crate::process::ProcessId;
 use crate::programs::Programs;
 use crate::{Cluster, ClusterConfig, Result};
+
+/// Longest wait until all nodes know that they know of everybody.
+const COMPLETE_LIMIT: Duration = Duration::from_secs(60);
+
+/// How often a node that is waited for is looked at.
+const LOOK_PERIOD: Duration = Duration::from_millis(100);
 
 /// The network.
 pub(super) struct Net {
@@ -63,6 +71,23 @@ impl Net {
 
     pub(super) async fn metrics(&self, node: u32) -> Result<Metrics> {
         Metrics::of(&self.socket(node)).await
+    }
+
+    /// Waits until every node knows that it knows of everybody, which is later than knowing of everybody: neighbours have
+    /// said that they know the same.
+    pub(super) async fn until_complete(&self) -> Result<()> {
+        let deadline = Instant::now() + COMPLETE_LIMIT;
+        for node in self.cluster.nodes()?.nodes {
+            while self.metrics(node.index).await?.gauge("p2p_view_complete")? != 1.0 {
+                if Instant::now() >= deadline {
+                    let what = format!("node {} does not know whether it knows of everybody", node.index);
+                    return Err(Problem::new(Code::TimedOut, what)
+                        .hint("Was the machine busy with something else? See `p2p-testnet ps --matrix`."));
+                }
+                sleep(LOOK_PERIOD).await;
+            }
+        }
+        Ok(())
     }
 
     /// Bytes of objects that a node has taken from others so far.

@@ -37,6 +37,7 @@ const ONE_HOP: &str = "gets and puts without a lookup";
 
 pub(super) async fn measure(bench: &mut Bench) -> Result<()> {
     let net = bench.net(bench.nodes(NODES), true).await?;
+    net.until_complete().await?;
     let mut readers = Readers::open(&net, Dice::of_part(bench.seed, 1)).await?;
     let lookups = lookups(&net, &readers.nodes).await?;
     let stored = readers.put_all(&net, bench.seed).await?;
