@@ -33,6 +33,7 @@ mod store;
 mod sums;
 mod token;
 mod vector;
+pub mod watch;
 mod write;
 
 #[cfg(test)]
@@ -52,8 +53,9 @@ pub use op::{COUNTER_MAX, OP_LEN_MAX, Op, OpError, REPLACES_MAX, VALUE_LEN_MAX};
 pub use place::{LEAVES, Place};
 pub(crate) use replica::entry_of;
 pub use replica::{Applied, DIGEST_LEN, Damage, Digest, Epochs, Replica, Trouble};
-pub use session::{Adopted, Closed, DROPPED_MAX, DROPPED_PART, Looked, Opened, Rows, Session, Wanted};
+pub use session::{Adopted, CHANGED_MAX, Closed, DROPPED_MAX, DROPPED_PART, Looked, Opened, Rows, Session, Wanted};
 pub use store::{KvTx, Memory};
+pub use sums::Root;
 pub use token::{Token, TokenError};
 pub use vector::{Seen, Vector};
 pub use write::{ENTRY_LEN_MAX, SIBLINGS_MAX, Write, WriteError, Written};

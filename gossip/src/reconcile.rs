@@ -20,6 +20,12 @@ const DEPTH_MAX: u32 = u64::BITS / PART_BITS;
 /// With so many members at most a range is not divided any more.
 pub const FEW: u64 = 1;
 
+/// Where so few ranges differ, dividing them further takes more time than it saves bytes:
+const TAIL: usize = 32;
+
+/// with so many members at most they are not divided any more.
+const FEW_IN_TAIL: u64 = 4;
+
 /// All places that begin with the same bits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Range {
@@ -120,17 +126,23 @@ pub fn begin<S: Sums>(sums: &mut S, depth: u32) -> Result<Vec<Divided>, S::Error
 /// # Errors
 /// When that cannot be said.
 pub fn compare<S: Sums>(sums: &mut S, theirs: &[Divided]) -> Result<Differences, S::Error> {
-    let mut differences = Differences::default();
+    let mut differing: Vec<(Range, u64)> = Vec::new();
     for Divided { range, parts: digests } in theirs {
         // A single place has no parts, and whoever says it has is not believed.
         let Some(parts) = range.parts() else { continue };
         for (part, digest) in parts.into_iter().zip(digests) {
             let sum = sums.sum(part)?;
-            match part.parts() {
-                _ if sum.digest() == *digest => {}
-                Some(parts) if sum.count() > FEW => differences.divided.push(divide(sums, part, parts)?),
-                Some(_) | None => differences.few.push(part),
+            if sum.digest() != *digest {
+                differing.push((part, sum.count()));
             }
+        }
+    }
+    let few = if differing.len() <= TAIL { FEW_IN_TAIL } else { FEW };
+    let mut differences = Differences::default();
+    for (part, count) in differing {
+        match part.parts() {
+            Some(parts) if count > few => differences.divided.push(divide(sums, part, parts)?),
+            Some(_) | None => differences.few.push(part),
         }
     }
     Ok(differences)

@@ -118,4 +118,14 @@ mod tests {
             prop_assert_eq!(Sum::from_bytes(&sum.to_bytes()), sum);
         }
     }
+
+    #[test]
+    fn the_same_twice_is_something_else_than_another_twice() {
+        let twice = |row: &[u8]| {
+            let mut sum = Sum::default();
+            (0..2).for_each(|_| sum.add(&blake3::hash(row)));
+            sum.digest()
+        };
+        assert_ne!(twice(b"one"), twice(b"another"));
+    }
 }

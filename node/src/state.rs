@@ -37,8 +37,8 @@ const SCHEMA_STEPS: [&str; SCHEMA_VERSION as usize] = [
 /// Bytes of a page.
 const PAGE_LEN: u32 = 4 << 10;
 
-/// Pages of the log after which it is written into the file: 4 MiB. Pages that are written often are in it often.
-const CHECKPOINT_PAGES: i64 = 1024;
+/// Pages of the log after which it is written into the file: 16 MiB. Pages that are written often are in it often.
+const CHECKPOINT_PAGES: i64 = 4096;
 
 /// What is noted of members within this time is written together.
 const GATHER_TIME: Duration = Duration::from_millis(100);

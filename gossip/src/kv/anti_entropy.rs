@@ -6,8 +6,8 @@
 //!
 //! | step | sent | answered by |
 //! |---|---|---|
-//! | keys | [`Body::Keys`] | [`Said::Differs`]: the same with more buckets; [`Said::Keys`]: again, until nothing is missing; [`Said::TooOld`]: compare |
-//! | compare | [`Body::Open`], then [`Body::Look`] until nothing is left to look at, then [`Body::Close`] | [`Said::Opened`], [`Said::Looked`], [`Said::Closed`]; [`Said::Over`]: from the beginning |
+//! | keys | [`Body::Keys`] | [`Said::Differs`]: the same with more buckets; [`Said::Keys`]: again, until nothing is missing; [`Said::Opened`]: compare, because it cannot be told key by key |
+//! | compare | [`Body::Open`], where nothing was asked key by key; then [`Body::Look`] until nothing is left to look at, then [`Body::Close`] where the last answer did not say the end, too | [`Said::Opened`], [`Said::Looked`], [`Said::Closed`]; [`Said::Over`]: from the beginning |
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
@@ -36,6 +36,12 @@ pub const FAILED_TIME: Duration = Duration::from_secs(5);
 
 /// A comparison that drops much waits so long for somebody else to say the same.
 pub const CONFIRM_TIME: Duration = Duration::from_secs(60);
+
+/// Equal vectors with different rows for so long are mended: until then whoever finds something lost is built again.
+pub const MEND_TIME: Duration = Duration::from_secs(10);
+
+/// A vector of so few actors is told whole, unasked: that saves round trips in most clusters.
+const SHORT_MAX: usize = 64;
 
 /// Times that more buckets are told because they differ, too, until all are.
 const DIFFERS_MAX: u32 = 3;
@@ -79,14 +85,20 @@ pub enum Body {
         divided: Vec<Divided>,
         /// Ranges whose rows are wanted.
         wanted: Vec<Wanted>,
+        /// How it ends, if this was the last.
+        end_of: Option<Begun>,
     },
     /// How it ends.
-    Close {
-        /// Which life of the other it began with.
-        by: Actor,
-        /// What that had seen then.
-        opened: Vector,
-    },
+    Close(Begun),
+}
+
+/// How a comparison has begun.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Begun {
+    /// Which life of the other answers.
+    pub by: Actor,
+    /// What that had seen then.
+    pub opened: Vector,
 }
 
 /// An answer.
@@ -112,12 +124,10 @@ pub enum Said {
         /// What the other has seen, in the buckets that were told.
         part: Vector,
     },
-    /// See [`Answer::TooOld`].
-    TooOld,
-    /// The beginning of a comparison.
+    /// The beginning of a comparison, also where keys were asked for: see [`Answer::TooOld`].
     Opened(Opened),
-    /// What was found.
-    Looked(Looked),
+    /// What was found, and the end if there is nothing more to look at.
+    Looked(Looked, Option<Closed>),
     /// The end.
     Closed(Closed),
     /// There is no such comparison any more.
@@ -140,6 +150,13 @@ pub enum Noted {
     },
     /// Equal vectors, different rows: one of the two has lost something without noticing.
     Integrity(Name),
+    /// That was still so when both had looked, and what stands there stands here, too.
+    Mended {
+        /// Who has told it.
+        with: Name,
+        /// Keys that have changed by it.
+        keys: u64,
+    },
 }
 
 /// What is known of a peer.
@@ -148,6 +165,8 @@ struct Peer {
     digest: Option<Digest>,
     /// Since when it differs.
     differs: Option<Time>,
+    /// Since when its rows differ though it has seen the same.
+    unequal: Option<Time>,
     /// Nothing is missing here of what it had seen when it came to this.
     checked: Option<Digest>,
     /// Not asked before.
@@ -164,6 +183,8 @@ struct Asking {
     /// Given up then.
     until: Time,
     begun: u32,
+    /// Whether it is about rows that differ though both have seen the same.
+    mends: bool,
     step: Step,
 }
 
@@ -171,8 +192,36 @@ struct Asking {
 enum Step {
     Keys { asked: Vector, buckets: BTreeSet<u8>, differed: u32 },
     Opening,
-    Looking { by: Actor, opened: Vector, divided: VecDeque<Divided>, wanted: VecDeque<Wanted> },
+    Looking { begun: Begun, asked: Look, left: Left },
     Closing { by: Actor },
+}
+
+/// What was asked last.
+type Look = (Vec<Divided>, Vec<Wanted>);
+
+/// What is still to be asked.
+#[derive(Clone, Debug, Default)]
+struct Left {
+    divided: VecDeque<Divided>,
+    wanted: VecDeque<Wanted>,
+}
+
+impl Left {
+    fn len(&self) -> usize {
+        self.divided.len() + self.wanted.len()
+    }
+
+    fn extend(&mut self, found: Differences) {
+        self.divided.extend(found.divided);
+        self.wanted.extend(found.few.into_iter().map(|range| Wanted { range, after: None }));
+    }
+
+    /// What is asked next; None if nothing is left.
+    fn next(&mut self) -> Option<Look> {
+        let divided: Vec<Divided> = self.divided.drain(..self.divided.len().min(LOOKED_AT_ONCE)).collect();
+        let wanted: Vec<Wanted> = self.wanted.drain(..self.wanted.len().min(LOOKED_AT_ONCE)).collect();
+        (!divided.is_empty() || !wanted.is_empty()).then_some((divided, wanted))
+    }
 }
 
 /// Asks one peer after the other for what is missing here.
@@ -226,7 +275,10 @@ impl AntiEntropy {
         known.digest = Some(theirs);
         let equal = ours.vector == theirs.vector;
         known.differs = if equal { None } else { Some(known.differs.unwrap_or(now)) };
-        if equal && ours.rows != theirs.rows {
+        if equal && ours.rows == theirs.rows {
+            known.unequal = None;
+        } else if equal && known.unequal.is_none() {
+            known.unequal = Some(now);
             self.noted.push(Noted::Integrity(peer));
         }
         equal
@@ -242,8 +294,13 @@ impl AntiEntropy {
 
     /// When a peer is to be asked, if there is reason to.
     fn ask_at(&self, name: Name, peer: &Peer) -> Option<Time> {
-        let differs = peer.differs.filter(|_| peer.digest.is_some() && peer.digest != peer.checked)?;
-        let at = peer.not_before.max(differs + DIFFER_TIME);
+        let at = match peer.differs {
+            Some(since) if peer.digest.is_some() && peer.digest != peer.checked => since + DIFFER_TIME,
+            Some(_) => return None,
+            // As long as both have seen the same.
+            None => peer.unequal? + MEND_TIME,
+        };
+        let at = at.max(peer.not_before);
         Some(match self.unconfirmed {
             Some((other, since)) if other == name => at.max(since + CONFIRM_TIME),
             _ => at,
@@ -270,8 +327,12 @@ impl AntiEntropy {
         let due: Vec<Name> = due.map(|(name, _)| *name).collect();
         let Some(with) = due.choose(&mut self.rng).copied() else { return Ok(None) };
         let (me, until) = (replica.me(), now);
-        self.asking = Some(Asking { with, me, number: 0, until, begun: 0, step: Step::Opening });
-        Ok(self.ask_keys(replica, BTreeSet::new(), 0, now))
+        let mends = self.peers.get(&with).is_some_and(|peer| peer.differs.is_none());
+        self.asking = Some(Asking { with, me, number: 0, until, begun: 0, mends, step: Step::Opening });
+        Ok(match mends {
+            true => self.send(Body::Open, Step::Opening, now),
+            false => self.ask_keys(replica, told_at_first(replica), 0, now),
+        })
     }
 
     /// Gives up: the peer has its turn again later.
@@ -307,100 +368,138 @@ impl AntiEntropy {
         reply: Reply,
         now: Time,
     ) -> Result<Sent, Trouble<T::Error>> {
-        let is_awaited = |asking: &&Asking| {
+        let is_awaited = |asking: &&mut Asking| {
             asking.with == from && asking.number == reply.number && asking.me == reply.to && replica.me() == reply.to
         };
-        let Some(asking) = self.asking.as_ref().filter(is_awaited) else { return Ok(None) };
-        match (asking.step.clone(), reply.said) {
-            (Step::Keys { mut buckets, differed, .. }, Said::Differs(more)) => {
+        let Some(asking) = self.asking.as_mut().filter(is_awaited) else { return Ok(None) };
+        let begun_before = asking.begun;
+        let ended = match (std::mem::replace(&mut asking.step, Step::Opening), reply.said) {
+            (Step::Keys { mut buckets, differed, .. }, Said::Differs(more)) if differed <= DIFFERS_MAX => {
                 buckets.extend(more);
                 if differed == DIFFERS_MAX {
                     buckets = (0..=u8::MAX).collect();
                 }
-                Ok(self.ask_keys(replica, buckets, differed + 1, now))
+                return Ok(self.ask_keys(replica, buckets, differed + 1, now));
             }
             (Step::Keys { .. }, Said::Keys { keys, .. }) if keys.is_empty() => {
                 self.caught_up();
-                Ok(None)
+                return Ok(None);
             }
             (Step::Keys { asked, buckets, .. }, Said::Keys { keys, part }) => {
                 let mut theirs = asked.part(|bucket| !buckets.contains(&bucket));
-                theirs.join(&part);
-                if replica.merge(tx, &keys, &theirs)? == 0 && asked == *replica.vector() {
-                    // Whoever tells nothing new is not asked for more of it.
-                    self.fail(replica, tx, now)?;
-                    return Ok(None);
+                theirs.join(&part.part(|bucket| buckets.contains(&bucket)));
+                // Whoever tells nothing new is not asked for more of it.
+                if replica.merge(tx, &keys, &theirs)? > 0 || asked != *replica.vector() {
+                    return Ok(self.ask_keys(replica, buckets, 0, now));
                 }
-                Ok(self.ask_keys(replica, buckets, 0, now))
+                None
             }
-            (Step::Keys { .. }, Said::TooOld) => Ok(self.send(Body::Open, Step::Opening, now)),
-            (Step::Opening, Said::Opened(opened)) => {
-                let found = replica.begin(tx, &opened)?;
-                let (divided, wanted) = (VecDeque::new(), VecDeque::new());
-                Ok(self.look(opened.by, opened.vector, divided, wanted, found, now))
+            (Step::Keys { .. } | Step::Opening, Said::Opened(opened)) => {
+                let mut left = Left::default();
+                left.extend(replica.begin(tx, &opened)?);
+                return Ok(self.look(Begun { by: opened.by, opened: opened.vector }, left, now));
             }
-            (Step::Looking { divided, wanted, .. }, Said::Looked(looked))
-                if divided.len() + wanted.len() + looked.divided.len() + looked.rows.len() > RANGES_MAX =>
+            (Step::Looking { begun, asked: (divided, wanted), mut left }, Said::Looked(looked, closed))
+                if looked.answers(&divided, &wanted)
+                    && left.len() + looked.divided.len() + looked.rows.len() <= RANGES_MAX =>
             {
-                self.fail(replica, tx, now)?;
-                Ok(None)
-            }
-            (Step::Looking { by, opened, divided, mut wanted }, Said::Looked(looked)) => {
                 for rows in &looked.rows {
                     replica.stage(tx, rows)?;
-                    wanted.extend(rows.rest.clone());
+                    left.wanted.extend(rows.rest.clone());
                 }
-                let found = replica.compare(tx, &looked.divided)?;
-                Ok(self.look(by, opened, divided, wanted, found, now))
+                left.extend(replica.compare(tx, &looked.divided)?);
+                let Some(closed) = closed.filter(|_| left.len() == 0) else {
+                    return Ok(self.look(begun, left, now));
+                };
+                Some((begun.by, closed))
             }
-            (Step::Closing { by }, Said::Closed(closed)) => {
-                let is_confirmed =
-                    self.unconfirmed.is_some_and(|(other, since)| other != from || since + CONFIRM_TIME <= now);
-                match replica.adopt(tx, by, &closed, is_confirmed)? {
-                    Adopted::Done => {
-                        self.unconfirmed = None;
-                        self.caught_up();
-                    }
-                    Adopted::Unconfirmed { dropped, held } => {
-                        self.unconfirmed = Some((from, now));
-                        self.noted.push(Noted::Unconfirmed { with: from, dropped, held });
-                        self.fail(replica, tx, now)?;
-                    }
-                    Adopted::Stale => self.fail(replica, tx, now)?,
-                }
-                Ok(None)
-            }
-            (Step::Opening | Step::Looking { .. } | Step::Closing { .. }, Said::Over) if asking.begun < BEGUN_MAX => {
+            (Step::Closing { by }, Said::Closed(closed)) => Some((by, closed)),
+            (Step::Opening | Step::Looking { .. } | Step::Closing { .. }, Said::Over) if begun_before < BEGUN_MAX => {
                 replica.abandon(tx)?;
                 self.asking.iter_mut().for_each(|asking| asking.begun += 1);
-                Ok(self.send(Body::Open, Step::Opening, now))
+                return Ok(self.send(Body::Open, Step::Opening, now));
             }
-            _ => {
-                self.fail(replica, tx, now)?;
-                Ok(None)
-            }
+            _ => None,
+        };
+        let is_done = match ended {
+            Some((by, closed)) => self.end(replica, tx, (from, by), &closed, now)?,
+            None => false,
+        };
+        if !is_done {
+            self.fail(replica, tx, now)?;
         }
+        Ok(None)
     }
 
-    fn look(
+    /// The end of a comparison; whether all of it was taken in.
+    fn end<T: KvTx>(
         &mut self,
-        by: Actor,
-        opened: Vector,
-        mut divided: VecDeque<Divided>,
-        mut wanted: VecDeque<Wanted>,
-        found: Differences,
+        replica: &mut Replica,
+        tx: &mut T,
+        who: (Name, Actor),
+        closed: &Closed,
         now: Time,
-    ) -> Sent {
-        divided.extend(found.divided);
-        wanted.extend(found.few.into_iter().map(|range| Wanted { range, after: None }));
-        if divided.is_empty() && wanted.is_empty() {
-            return self.send(Body::Close { by, opened }, Step::Closing { by }, now);
-        }
-        let body = Body::Look {
-            divided: divided.drain(..divided.len().min(LOOKED_AT_ONCE)).collect(),
-            wanted: wanted.drain(..wanted.len().min(LOOKED_AT_ONCE)).collect(),
+    ) -> Result<bool, Trouble<T::Error>> {
+        let is_done = match self.asking.as_ref().is_some_and(|asking| asking.mends) {
+            true => self.mend(replica, tx, who, closed)?,
+            false => self.adopt(replica, tx, who, closed, now)?,
         };
-        self.send(body, Step::Looking { by, opened, divided, wanted }, now)
+        if is_done {
+            self.caught_up();
+        }
+        Ok(is_done)
+    }
+
+    /// The end of one about what is missing here.
+    fn adopt<T: KvTx>(
+        &mut self,
+        replica: &mut Replica,
+        tx: &mut T,
+        (from, by): (Name, Actor),
+        closed: &Closed,
+        now: Time,
+    ) -> Result<bool, Trouble<T::Error>> {
+        let is_confirmed = self.unconfirmed.is_some_and(|(other, since)| other != from || since + CONFIRM_TIME <= now);
+        match replica.adopt(tx, by, closed, is_confirmed)? {
+            Adopted::Done => {
+                self.unconfirmed = None;
+                return Ok(true);
+            }
+            Adopted::Unconfirmed { dropped, held } => {
+                self.unconfirmed = Some((from, now));
+                self.noted.push(Noted::Unconfirmed { with: from, dropped, held });
+            }
+            Adopted::Stale => {}
+        }
+        Ok(false)
+    }
+
+    /// The end of one about rows that differ though both have seen the same.
+    fn mend<T: KvTx>(
+        &mut self,
+        replica: &mut Replica,
+        tx: &mut T,
+        (from, by): (Name, Actor),
+        closed: &Closed,
+    ) -> Result<bool, Trouble<T::Error>> {
+        let mended = replica.mend(tx, by, closed)?;
+        if let (Some(keys), Some(peer)) = (mended, self.peers.get_mut(&from)) {
+            peer.unequal = None;
+            self.noted.push(Noted::Mended { with: from, keys });
+        }
+        Ok(mended.is_some())
+    }
+
+    fn look(&mut self, begun: Begun, mut left: Left, now: Time) -> Sent {
+        let Some((divided, wanted)) = left.next() else {
+            let by = begun.by;
+            return self.send(Body::Close(begun), Step::Closing { by }, now);
+        };
+        // A long vector is not sent for nothing: where ranges are divided further, more is to come.
+        let may_be_last = left.len() == 0 && (divided.is_empty() || is_short(&begun.opened));
+        let end_of = may_be_last.then(|| begun.clone());
+        let body = Body::Look { divided: divided.clone(), wanted: wanted.clone(), end_of };
+        self.send(body, Step::Looking { begun, asked: (divided, wanted), left }, now)
     }
 
     /// Nothing is missing here of what the peer has seen.
@@ -414,6 +513,16 @@ impl AntiEntropy {
     }
 }
 
+/// Whether a vector takes no more than what its buckets come to.
+fn is_short(vector: &Vector) -> bool {
+    vector.iter().len() <= SHORT_MAX
+}
+
+/// Buckets that the first question tells.
+fn told_at_first(replica: &Replica) -> BTreeSet<u8> {
+    if is_short(replica.vector()) { (0..=u8::MAX).collect() } else { BTreeSet::new() }
+}
+
 /// Answers a question, in one read.
 ///
 /// # Errors
@@ -423,11 +532,19 @@ pub fn answer<T: KvTx>(replica: &Replica, tx: &mut T, request: &Request) -> Resu
         Body::Keys(asked) => match replica.answer(tx, asked, BUDGET)? {
             Answer::Keys { keys, part } => Said::Keys { keys, part },
             Answer::Differs(buckets) => Said::Differs(buckets),
-            Answer::TooOld => Said::TooOld,
+            Answer::TooOld => Said::Opened(replica.opened(tx)?),
         },
         Body::Open => Said::Opened(replica.opened(tx)?),
-        Body::Look { divided, wanted } => Said::Looked(replica.look(tx, divided, wanted, ROWS_MAX)?),
-        Body::Close { by, opened } => replica.close(tx, *by, opened)?.map_or(Said::Over, Said::Closed),
+        Body::Look { divided, wanted, end_of } => {
+            let looked = replica.look(tx, divided, wanted, ROWS_MAX)?;
+            let is_last = looked.divided.is_empty() && looked.rows.iter().all(|told| told.rest.is_none());
+            let closed = match end_of.as_ref().filter(|_| is_last) {
+                Some(Begun { by, opened }) => replica.close(tx, *by, opened)?,
+                None => None,
+            };
+            Said::Looked(looked, closed)
+        }
+        Body::Close(Begun { by, opened }) => replica.close(tx, *by, opened)?.map_or(Said::Over, Said::Closed),
     };
     Ok(Reply { to: request.to, number: request.number, said })
 }

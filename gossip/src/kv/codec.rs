@@ -3,7 +3,8 @@
 //! ```text
 //! question  = actor 40 of the asker | number | kind 1 | body          answer = the same
 //! vector    = peers | (peer 32 | epochs | (epoch 8 | base | extras | distance of each to what is before it) each) each
-//! range     = depth 1 | the bits in which its places agree            divided = range | digest 16 of each of its parts
+//! range     = depth 1 | the bits in which its places agree
+//! divided   = range | which of its parts hold something 1 | digest 16 of each that does
 //! key       = length | bytes                                          entry, dots = as in a row
 //! ```
 //!
@@ -14,7 +15,7 @@ use std::collections::BTreeSet;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
-use super::anti_entropy::{Body, Reply, Request, Said};
+use super::anti_entropy::{Begun, Body, Reply, Request, Said};
 use super::delta::{Asked, Told};
 use super::dot::{Actor, BUCKETS};
 use super::entry::Entry;
@@ -41,20 +42,20 @@ impl Request {
         match &self.body {
             Body::Keys(Asked { digests, buckets, part }) => {
                 out.put_u8(0);
-                digests.iter().for_each(|digest| out.put_slice(digest));
                 put_buckets(&mut out, buckets);
+                digests.values().for_each(|digest| out.put_slice(digest));
                 put_vector(&mut out, part);
             }
             Body::Open => out.put_u8(1),
-            Body::Look { divided, wanted } => {
+            Body::Look { divided, wanted, end_of } => {
                 out.put_u8(2);
                 put_all(&mut out, divided, put_divided);
                 put_all(&mut out, wanted, put_wanted);
+                put_option(&mut out, end_of.as_ref(), put_begun);
             }
-            Body::Close { by, opened } => {
+            Body::Close(begun) => {
                 out.put_u8(3);
-                op::put_actor(&mut out, by);
-                put_vector(&mut out, opened);
+                put_begun(&mut out, begun);
             }
         }
         out.freeze()
@@ -69,8 +70,9 @@ impl Request {
             let (to, number) = (op::actor(left)?, number(left)?);
             let body = match left.try_get_u8().ok()? {
                 0 => {
-                    let digests = (0..BUCKETS).map(|_| digest(left)).collect::<Option<Vec<_>>>()?;
                     let buckets = buckets(left)?;
+                    let untold = (0..=u8::MAX).filter(|bucket| !buckets.contains(bucket));
+                    let digests = untold.map(|bucket| Some((bucket, digest(left)?))).collect::<Option<_>>()?;
                     let part = vector(left)?;
                     if part.iter().any(|(actor, _)| !buckets.contains(&actor.bucket())) {
                         return None;
@@ -78,8 +80,12 @@ impl Request {
                     Body::Keys(Asked { digests, buckets, part })
                 }
                 1 => Body::Open,
-                2 => Body::Look { divided: all(left, divided)?, wanted: all(left, wanted)? },
-                3 => Body::Close { by: op::actor(left)?, opened: vector(left)? },
+                2 => Body::Look {
+                    divided: all(left, divided)?,
+                    wanted: all(left, wanted)?,
+                    end_of: option(left, begun)?,
+                },
+                3 => Body::Close(begun(left)?),
                 _ => return None,
             };
             Some(Self { to, number, body })
@@ -106,31 +112,27 @@ impl Reply {
                     op::put_dots(out, dots);
                 });
             }
-            Said::TooOld => out.put_u8(2),
             Said::Opened(Opened { by, vector, divided }) => {
-                out.put_u8(3);
+                out.put_u8(2);
                 op::put_actor(&mut out, by);
                 put_vector(&mut out, vector);
                 put_all(&mut out, divided, put_divided);
             }
-            Said::Looked(Looked { divided, rows }) => {
-                out.put_u8(4);
+            Said::Looked(Looked { divided, rows }, closed) => {
+                out.put_u8(3);
                 put_all(&mut out, divided, put_divided);
                 put_all(&mut out, rows, |out, Rows { range, rows, rest }| {
                     put_range(out, *range);
                     put_all(out, rows, |out, (key, entry)| put_row(out, key, entry));
-                    out.put_u8(u8::from(rest.is_some()));
-                    if let Some(rest) = rest {
-                        put_wanted(out, rest);
-                    }
+                    put_option(out, rest.as_ref(), put_wanted);
                 });
+                put_option(&mut out, closed.as_ref(), put_closed);
             }
-            Said::Closed(Closed { vector, changed }) => {
-                out.put_u8(5);
-                put_vector(&mut out, vector);
-                put_all(&mut out, changed, |out, (key, entry)| put_row(out, key, entry));
+            Said::Closed(closed) => {
+                out.put_u8(4);
+                put_closed(&mut out, closed);
             }
-            Said::Over => out.put_u8(6),
+            Said::Over => out.put_u8(5),
         }
         out.freeze()
     }
@@ -152,11 +154,13 @@ impl Reply {
                     })?;
                     Said::Keys { keys, part }
                 }
-                2 => Said::TooOld,
-                3 => Said::Opened(Opened { by: op::actor(left)?, vector: vector(left)?, divided: all(left, divided)? }),
-                4 => Said::Looked(Looked { divided: all(left, divided)?, rows: all(left, rows)? }),
-                5 => Said::Closed(Closed { vector: vector(left)?, changed: all(left, named)? }),
-                6 => Said::Over,
+                2 => Said::Opened(Opened { by: op::actor(left)?, vector: vector(left)?, divided: all(left, divided)? }),
+                3 => {
+                    let looked = Looked { divided: all(left, divided)?, rows: all(left, rows)? };
+                    Said::Looked(looked, option(left, closed)?)
+                }
+                4 => Said::Closed(closed(left)?),
+                5 => Said::Over,
                 _ => return None,
             };
             Some(Self { to, number, said })
@@ -304,18 +308,56 @@ fn range(left: &mut Bytes) -> Option<Range> {
     Range::of_prefix(number(left)?, u32::from(depth))
 }
 
+/// What parts come to in which there is nothing: not sent.
+const EMPTY: [u8; DIGEST_LEN] = [0; DIGEST_LEN];
+
 fn put_divided(out: &mut BytesMut, divided: &Divided) {
     put_range(out, divided.range);
-    divided.parts.iter().for_each(|part| out.put_slice(part));
+    let held = divided.parts.iter().enumerate().filter(|(_, part)| **part != EMPTY);
+    out.put_u8(held.clone().fold(0, |bits, (n, _)| bits | 1 << n));
+    held.for_each(|(_, part)| out.put_slice(part));
 }
 
 fn divided(left: &mut Bytes) -> Option<Divided> {
-    let range = range(left)?;
-    let mut parts = [[0; DIGEST_LEN]; PARTS];
-    for part in &mut parts {
-        *part = digest(left)?;
+    let (range, held) = (range(left)?, left.try_get_u8().ok().filter(|bits| *bits < 1 << PARTS)?);
+    let mut parts = [EMPTY; PARTS];
+    for (n, part) in parts.iter_mut().enumerate() {
+        if held >> n & 1 == 1 {
+            *part = digest(left).filter(|part| *part != EMPTY)?;
+        }
     }
     Some(Divided { range, parts })
+}
+
+fn put_begun(out: &mut BytesMut, begun: &Begun) {
+    op::put_actor(out, &begun.by);
+    put_vector(out, &begun.opened);
+}
+
+fn begun(left: &mut Bytes) -> Option<Begun> {
+    Some(Begun { by: op::actor(left)?, opened: vector(left)? })
+}
+
+fn put_closed(out: &mut BytesMut, closed: &Closed) {
+    put_vector(out, &closed.vector);
+    put_all(out, &closed.changed, |out, (key, entry)| put_row(out, key, entry));
+}
+
+fn closed(left: &mut Bytes) -> Option<Closed> {
+    Some(Closed { vector: vector(left)?, changed: all(left, named)? })
+}
+
+fn put_option<T>(out: &mut BytesMut, value: Option<&T>, put: impl Fn(&mut BytesMut, &T)) {
+    out.put_u8(u8::from(value.is_some()));
+    value.into_iter().for_each(|value| put(out, value));
+}
+
+fn option<T>(left: &mut Bytes, read: impl Fn(&mut Bytes) -> Option<T>) -> Option<Option<T>> {
+    match left.try_get_u8().ok()? {
+        0 => Some(None),
+        1 => read(left).map(Some),
+        _ => None,
+    }
 }
 
 fn put_wanted(out: &mut BytesMut, wanted: &Wanted) {
@@ -407,26 +449,43 @@ mod tests {
     }
 
     fn divided() -> impl Strategy<Value = Vec<Divided>> {
-        proptest::collection::vec((ranges(), any::<[u8; DIGEST_LEN]>()), 0..3)
-            .prop_map(|all| all.into_iter().map(|(range, digest)| Divided { range, parts: [digest; PARTS] }).collect())
+        let one = (ranges(), any::<[u8; DIGEST_LEN]>(), any::<[bool; PARTS]>());
+        let one = one.prop_map(|(range, digest, held)| {
+            let parts = held.map(|is_held| if is_held { digest } else { [0; DIGEST_LEN] });
+            Divided { range, parts }
+        });
+        proptest::collection::vec(one, 0..3)
     }
 
     fn wanted() -> impl Strategy<Value = Wanted> {
         (ranges(), proptest::option::of(keys())).prop_map(|(range, after)| Wanted { range, after })
     }
 
+    fn begun() -> impl Strategy<Value = Begun> {
+        (actors(), vectors()).prop_map(|(by, opened)| Begun { by, opened })
+    }
+
+    fn closed() -> impl Strategy<Value = Closed> {
+        (vectors(), rows()).prop_map(|(vector, changed)| Closed { vector, changed })
+    }
+
     fn bodies() -> impl Strategy<Value = Body> {
         let asked =
             (any::<BTreeSet<u8>>(), vectors(), any::<[u8; DIGEST_LEN]>()).prop_map(|(mut buckets, part, digest)| {
                 buckets.extend(part.iter().map(|(actor, _)| actor.bucket()));
-                Body::Keys(Asked { digests: vec![digest; BUCKETS], buckets, part })
+                let untold = (0..=u8::MAX).filter(|bucket| !buckets.contains(bucket));
+                Body::Keys(Asked { digests: untold.map(|bucket| (bucket, digest)).collect(), buckets, part })
             });
         let look = (divided(), proptest::collection::vec(wanted(), 0..3));
         prop_oneof![
             asked,
             Just(Body::Open),
-            look.prop_map(|(divided, wanted)| Body::Look { divided, wanted }),
-            (actors(), vectors()).prop_map(|(by, opened)| Body::Close { by, opened }),
+            (look, proptest::option::of(begun())).prop_map(|((divided, wanted), end_of)| Body::Look {
+                divided,
+                wanted,
+                end_of
+            }),
+            begun().prop_map(Body::Close),
         ]
     }
 
@@ -441,15 +500,14 @@ mod tests {
         prop_oneof![
             any::<BTreeSet<u8>>().prop_map(Said::Differs),
             (proptest::collection::vec(told, 0..3), vectors()).prop_map(|(keys, part)| Said::Keys { keys, part }),
-            Just(Said::TooOld),
             (actors(), vectors(), divided()).prop_map(|(by, vector, divided)| Said::Opened(Opened {
                 by,
                 vector,
                 divided
             })),
-            (divided(), proptest::collection::vec(of_ranges, 0..3))
-                .prop_map(|(divided, rows)| Said::Looked(Looked { divided, rows })),
-            (vectors(), rows()).prop_map(|(vector, changed)| Said::Closed(Closed { vector, changed })),
+            (divided(), proptest::collection::vec(of_ranges, 0..3), proptest::option::of(closed()))
+                .prop_map(|(divided, rows, closed)| Said::Looked(Looked { divided, rows }, closed)),
+            closed().prop_map(Said::Closed),
             Just(Said::Over),
         ]
     }

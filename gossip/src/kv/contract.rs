@@ -10,6 +10,7 @@ use super::dot::{Actor, Dot};
 use super::key::Key;
 use super::place::Place;
 use super::store::{KvTx, Memory};
+use super::sums::Root;
 use super::vector::Seen;
 use crate::sum::Sum;
 use crate::swim::Name;
@@ -47,7 +48,7 @@ fn change<T: KvTx<Error: Debug>>(subject: &mut T, memory: &mut Memory, dice: &mu
             assert_eq!(subject.$call($($argument),*).expect("it works"), expected);
         }};
     }
-    match dice.random_range(0..40) {
+    match dice.random_range(0..41) {
         0..10 => both!(set_row(Place::of(&key), &key, Some(&bytes))),
         10..13 => both!(set_row(Place::of(&key), &key, None)),
         13..22 => {
@@ -72,6 +73,11 @@ fn change<T: KvTx<Error: Debug>>(subject: &mut T, memory: &mut Memory, dice: &mu
         36 => both!(clear_staged()),
         37 => both!(set_behind(dice.clone().random())),
         38 => {
+            let mut sum = Sum::default();
+            sum.add(&blake3::hash(&bytes));
+            both!(set_root(&Root { rows: sum, vector: Sum::default() }));
+        }
+        39 => {
             both!(set_aside());
             assert_eq!(aside(subject), aside(memory));
             both!(clear_aside());
@@ -100,6 +106,7 @@ fn look<T: KvTx<Error: Debug>>(store: &mut T, dice: &mut SmallRng) -> Vec<String
     let mut sums = store.sums().expect("sums");
     sums.sort_by_key(|(number, _)| *number);
     say(&sums);
+    say(&store.root().expect("a root"));
     say(&store.staged(None, usize::MAX).expect("staged"));
     say(&store.staged(Some(&some), 2).expect("staged"));
     say(&store.staged_row(&some).expect("staged"));

@@ -29,11 +29,11 @@ pub struct Told {
     pub dots: Dots,
 }
 
-/// A vector, as it is asked with: what it comes to bucket by bucket, and what it is in those that are thought to differ.
+/// A vector, as it is asked with: what it is in the buckets that are thought to differ, and what it comes to in each other.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Asked {
-    /// Of each bucket.
-    pub digests: Vec<[u8; DIGEST_LEN]>,
+    /// Of each bucket that is not told.
+    pub digests: BTreeMap<u8, [u8; DIGEST_LEN]>,
     /// Buckets that are told.
     pub buckets: BTreeSet<u8>,
     /// What was seen of their actors.
@@ -71,8 +71,9 @@ pub(super) type Missing = BTreeMap<Key, Vec<Dot>>;
 impl Replica {
     /// Asks with this vector, and tells these buckets of it.
     pub fn ask(&self, buckets: BTreeSet<u8>) -> Asked {
+        let untold = (0..=u8::MAX).filter(|bucket| !buckets.contains(bucket));
         Asked {
-            digests: (0..=u8::MAX).map(|bucket| self.bucket_digest(bucket)).collect(),
+            digests: untold.map(|bucket| (bucket, self.bucket_digest(bucket))).collect(),
             part: self.vector().part(|bucket| buckets.contains(&bucket)),
             buckets,
         }
@@ -83,9 +84,11 @@ impl Replica {
     /// # Errors
     /// When that cannot be done.
     pub fn answer<T: KvTx>(&self, tx: &mut T, asked: &Asked, budget: Budget) -> Result<Answer, Trouble<T::Error>> {
-        let equal = |bucket: &u8| asked.digests.get(usize::from(*bucket)) == Some(&self.bucket_digest(*bucket));
-        let differs: BTreeSet<u8> = (0..=u8::MAX).filter(|bucket| !equal(bucket)).collect();
-        if !differs.is_subset(&asked.buckets) {
+        let is_known = |bucket: &u8| {
+            asked.buckets.contains(bucket) || asked.digests.get(bucket) == Some(&self.bucket_digest(*bucket))
+        };
+        let differs: BTreeSet<u8> = (0..=u8::MAX).filter(|bucket| !is_known(bucket)).collect();
+        if !differs.is_empty() {
             return Ok(Answer::Differs(differs));
         }
         let part = self.vector().part(|bucket| asked.buckets.contains(&bucket));

@@ -110,6 +110,18 @@ impl Entry {
         self.context.extend(theirs.context.iter().copied());
         self.context.retain(|dot| !vector.contains(dot) && !their_vector.contains(dot));
     }
+
+    /// Takes in what another store that has seen the same holds of this key, where one of the two has lost something and
+    /// nobody can say which: what stands on either side stands, unless something else that stands has taken its place.
+    pub fn mend(&mut self, theirs: &Entry) {
+        let missing = theirs.siblings.iter().filter(|sibling| !has(&self.siblings, &sibling.dot));
+        let mut siblings: Vec<Sibling> = self.siblings.iter().chain(missing).cloned().collect();
+        siblings.sort_by_key(|sibling| sibling.dot);
+        let replaced: Dots = siblings.iter().flat_map(|sibling| sibling.replaces.iter().copied()).collect();
+        siblings.retain(|sibling| !replaced.contains(&sibling.dot));
+        self.siblings = siblings;
+        self.context.extend(theirs.context.iter().copied());
+    }
 }
 
 fn has(siblings: &[Sibling], dot: &Dot) -> bool {

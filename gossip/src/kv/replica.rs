@@ -43,6 +43,7 @@ const TRIMMED_AT_ONCE: usize = 1024;
 pub(super) const ROWS_AT_ONCE: usize = 256;
 
 /// A copy of the map.
+#[derive(Clone)]
 pub struct Replica {
     me: Actor,
     epochs: Epochs,
@@ -126,7 +127,7 @@ impl Replica {
     /// When the store cannot be read, or has lost something.
     pub fn open<T: KvTx>(tx: &mut T, peer: Name, epochs: Epochs) -> Result<Self, Trouble<T::Error>> {
         let mut replica = Self::empty(peer, epochs);
-        replica.sums = KeptSums::of(tx.sums()?).ok_or(Trouble::Damage(Damage::Sums))?;
+        replica.sums = KeptSums::of(tx.sums()?, tx.root()?).ok_or(Trouble::Damage(Damage::Sums))?;
         let seen = tx.vector()?;
         let mut sums = [Sum::default(); BUCKETS];
         seen.iter().for_each(|(actor, seen)| sums[usize::from(actor.bucket())].add(&hash_of_seen(actor, seen)));
@@ -262,8 +263,12 @@ impl Replica {
                 tx.set_seen(&actor, seen)?;
             }
         }
-        for (number, sum) in self.sums.take_changed() {
+        let (sums, root) = self.sums.take_changed();
+        for (number, sum) in sums {
             tx.set_sum(number, &sum)?;
+        }
+        if let Some(root) = root {
+            tx.set_root(&root)?;
         }
         Ok(())
     }
@@ -341,24 +346,25 @@ impl Replica {
         row::decode(key, &row).map(Some).map_err(|row::Damaged| Trouble::Damage(Damage::Row(key.clone())))
     }
 
-    /// Keeps what is held of a key, of which the row that was there has added a hash to its sum.
+    /// Keeps what is held of a key, of which the row that was there has added a hash to its sum. Whether that is something
+    /// else.
     pub(super) fn store<T: KvTx>(
         &mut self,
         tx: &mut T,
         key: &Key,
         before: Option<blake3::Hash>,
         entry: &Entry,
-    ) -> Result<(), Trouble<T::Error>> {
+    ) -> Result<bool, Trouble<T::Error>> {
         let place = Place::of(key);
         let row = (!entry.is_empty()).then(|| row::encode(key, entry));
         let after = row.as_ref().map(|(_, hash)| *hash);
         if before == after {
-            return Ok(());
+            return Ok(false);
         }
         self.sums.change_row(place.leaf(), before.as_ref(), after.as_ref());
         self.changed_keys.insert(key.clone());
         tx.set_row(place, key, row.as_ref().map(|(bytes, _)| bytes))?;
-        Ok(())
+        Ok(true)
     }
 
     pub(super) fn learn(&mut self, dot: Dot) {

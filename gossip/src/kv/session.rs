@@ -25,8 +25,8 @@ use super::vector::Vector;
 use crate::reconcile::{self, Differences, Divided, Range, Sums};
 use crate::sum::Sum;
 
-/// How often all places are divided for the first message: what it says of 64 ranges saves a round trip.
-const FIRST_DEPTH: u32 = 2;
+/// How often all places are divided for the first message: 4 KiB that say of 256 ranges what they come to save a round trip.
+const FIRST_DEPTH: u32 = 3;
 
 /// A comparison that would drop more keys than this, and more than one of [`DROPPED_PART`], is confirmed with another before.
 pub const DROPPED_MAX: u64 = 1_000;
@@ -74,6 +74,28 @@ pub struct Looked {
     pub rows: Vec<Rows>,
 }
 
+impl Looked {
+    /// Whether it can be the answer to this question: of ranges that were asked for, with keys that lie in them, and so that
+    /// asking for the rest comes to an end.
+    pub fn answers(&self, divided: &[Divided], wanted: &[Wanted]) -> bool {
+        let parts: BTreeSet<Range> = divided.iter().filter_map(|divided| divided.range.parts()).flatten().collect();
+        let asked_after = |range: &Range| match wanted.iter().find(|wanted| wanted.range == *range) {
+            Some(wanted) => Some(wanted.after.as_ref()),
+            None => parts.contains(range).then_some(None),
+        };
+        let is_answer = |told: &Rows| {
+            let Some(asked_after) = asked_after(&told.range) else { return false };
+            let after = told.rows.last().map(|(key, _)| key).or(asked_after);
+            let goes_on =
+                told.rest.as_ref().is_none_or(|rest| rest.range == told.range && rest.after.as_ref() == after);
+            goes_on && told.rows.iter().all(|(key, _)| told.range.places().contains(&Place::of(key).0))
+        };
+        let comes_on =
+            self.rows.iter().all(|told| told.rest.is_none()) || self.rows.iter().any(|told| !told.rows.is_empty());
+        comes_on && self.rows.iter().all(is_answer) && self.divided.iter().all(|divided| parts.contains(&divided.range))
+    }
+}
+
 /// What the other side ends with.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Closed {
@@ -82,6 +104,9 @@ pub struct Closed {
     /// All keys that have changed since it began, and what is held of them.
     pub changed: Vec<(Key, Entry)>,
 }
+
+/// Writes since the beginning of a comparison that are told at its end, all in one read; after more it begins anew.
+pub const CHANGED_MAX: u64 = 1 << 17;
 
 /// What came of a comparison.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -95,7 +120,7 @@ pub enum Adopted {
         /// Keys that there are.
         held: u64,
     },
-    /// Nothing: there is no comparison under way, or it is one with another.
+    /// Nothing: there is no comparison under way, or it is one with another, or this is no end of it.
     Stale,
 }
 
@@ -122,6 +147,15 @@ impl Session {
 
 /// Staged in place of a row where a key was not told, but a write has changed it.
 const TOUCHED: Bytes = Bytes::new();
+
+/// What becomes of two entries of one key.
+#[derive(Clone, Copy)]
+enum Rule<'a> {
+    /// What the vectors say, of which this is that of the other.
+    Merge(&'a Vector),
+    /// Both vectors say the same, and one of the two has lost something.
+    Mend,
+}
 
 /// What becomes of a key.
 struct Merged {
@@ -239,7 +273,7 @@ impl Replica {
         if by != self.me() {
             return Ok(None);
         }
-        let Some(missing) = self.missing(tx, self.vector(), opened, u64::MAX)? else { return Ok(None) };
+        let Some(missing) = self.missing(tx, self.vector(), opened, CHANGED_MAX)? else { return Ok(None) };
         let changed = self.entries(tx, missing.into_keys().collect())?;
         Ok(Some(Closed { vector: self.vector().clone(), changed }))
     }
@@ -300,9 +334,7 @@ impl Replica {
         closed: &Closed,
         is_confirmed: bool,
     ) -> Result<Adopted, Trouble<T::Error>> {
-        let Some(session) = self.session.clone().filter(|session| session.by == by) else {
-            return Ok(Adopted::Stale);
-        };
+        let Some(session) = self.ended(by, closed) else { return Ok(Adopted::Stale) };
         for (key, entry) in &closed.changed {
             tx.stage(key, &row::encode(key, entry).0)?;
         }
@@ -314,14 +346,43 @@ impl Replica {
             }
         }
         self.notice_all(&closed.vector);
-        self.each_staged(tx, &closed.vector, |replica, tx, merged| {
+        self.each_staged(tx, Rule::Merge(&closed.vector), |replica, tx, merged| {
             merged.theirs.iter().for_each(|dot| replica.notice(dot));
-            replica.store(tx, &merged.key, merged.before, &merged.after)
+            replica.store(tx, &merged.key, merged.before, &merged.after).map(drop)
         })?;
         self.learn_all(&closed.vector);
         self.abandon(tx)?;
         tx.set_behind(false)?;
         Ok(Adopted::Done)
+    }
+
+    /// Takes in what stands there and not here although both have seen the same: one of the two has lost it, or the write
+    /// that took its place, and both are whole by all that is kept. How many keys have changed; None where one of the two
+    /// has seen more, so that nothing can be said.
+    ///
+    /// # Errors
+    /// When that cannot be done.
+    pub fn mend<T: KvTx>(&mut self, tx: &mut T, by: Actor, closed: &Closed) -> Result<Option<u64>, Trouble<T::Error>> {
+        if self.ended(by, closed).is_none() || closed.vector != *self.vector() {
+            return Ok(None);
+        }
+        for (key, entry) in &closed.changed {
+            tx.stage(key, &row::encode(key, entry).0)?;
+        }
+        let mut mended = 0;
+        self.each_staged(tx, Rule::Mend, |replica, tx, merged| {
+            let kept = replica.store(tx, &merged.key, merged.before, &merged.after)?;
+            mended += u64::from(kept);
+            Ok(())
+        })?;
+        self.abandon(tx)?;
+        Ok(Some(mended))
+    }
+
+    /// The comparison that ends with this, if it is one: whoever began it has forgotten nothing since.
+    fn ended(&self, by: Actor, closed: &Closed) -> Option<Session> {
+        let session = self.session.as_ref()?;
+        (session.by == by && closed.vector.covers(&session.opened)).then(|| session.clone())
     }
 
     /// Takes note that a write has changed a key: at the end its context is looked at, even if nothing is told of it.
@@ -338,7 +399,7 @@ impl Replica {
         let mut dropped = 0;
         // Fewer cannot be too many.
         if held > DROPPED_MAX {
-            self.each_staged(tx, theirs, |_, _, merged| {
+            self.each_staged(tx, Rule::Merge(theirs), |_, _, merged| {
                 dropped += u64::from(merged.had_value && merged.after.siblings().is_empty());
                 Ok(())
             })?;
@@ -346,11 +407,11 @@ impl Replica {
         Ok((dropped, held))
     }
 
-    /// What becomes of each key that was staged, under the vector of the other.
+    /// What becomes of each key that was staged.
     fn each_staged<T: KvTx>(
         &mut self,
         tx: &mut T,
-        theirs: &Vector,
+        rule: Rule<'_>,
         mut each: impl FnMut(&mut Self, &mut T, Merged) -> Result<(), Trouble<T::Error>>,
     ) -> Result<(), Trouble<T::Error>> {
         let mut last: Option<Key> = None;
@@ -362,14 +423,14 @@ impl Replica {
                 let loaded = self.load(tx, &key)?;
                 let (mut after, before) = loaded.map_or_else(Default::default, |(entry, hash)| (entry, Some(hash)));
                 let had_value = !after.siblings().is_empty();
-                let mut names = Vec::new();
-                if row == TOUCHED {
-                    after.strip(theirs);
-                } else {
-                    let damaged = |row::Damaged| Trouble::Damage(Damage::Row(key.clone()));
-                    let (entry, _) = row::decode(&key, &row).map_err(damaged)?;
-                    names.extend(entry.names());
-                    after.merge(self.vector(), &entry, theirs);
+                let told = (row != TOUCHED).then(|| row::decode(&key, &row)).transpose();
+                let told = told.map_err(|row::Damaged| Trouble::Damage(Damage::Row(key.clone())))?;
+                let names = told.iter().flat_map(|(entry, _)| entry.names()).collect();
+                match (told, rule) {
+                    (Some((entry, _)), Rule::Merge(theirs)) => after.merge(self.vector(), &entry, theirs),
+                    (Some((entry, _)), Rule::Mend) => after.mend(&entry),
+                    (None, Rule::Merge(theirs)) => after.strip(theirs),
+                    (None, Rule::Mend) => {}
                 }
                 each(self, tx, Merged { key, before, after, had_value, theirs: names })?;
             }

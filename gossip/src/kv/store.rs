@@ -12,6 +12,7 @@ use bytes::Bytes;
 use super::dot::{Actor, Dot};
 use super::key::Key;
 use super::place::Place;
+use super::sums::Root;
 use super::vector::Seen;
 use crate::sum::Sum;
 
@@ -97,6 +98,18 @@ pub trait KvTx {
     /// When the store cannot be written.
     fn set_sum(&mut self, number: usize, sum: &Sum) -> Result<(), Self::Error>;
 
+    /// What all sums came to when that was kept last.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    fn root(&mut self) -> Result<Option<Root>, Self::Error>;
+
+    /// Keeps what all sums come to.
+    ///
+    /// # Errors
+    /// When the store cannot be written.
+    fn set_root(&mut self, root: &Root) -> Result<(), Self::Error>;
+
     /// Whether this store was built from what was left of another, and has not been compared with a whole one since.
     ///
     /// # Errors
@@ -171,6 +184,7 @@ pub struct Memory {
     aside: Held,
     seen: BTreeMap<Actor, Seen>,
     sums: BTreeMap<usize, Sum>,
+    root: Option<Root>,
     staged: BTreeMap<Key, Bytes>,
     is_behind: bool,
     changes: u64,
@@ -209,10 +223,12 @@ impl Memory {
         }
     }
 
-    /// Loses a sum, whichever.
+    /// Loses a sum, whichever, or what all come to.
     pub fn lose_sum(&mut self, chosen: usize) {
-        let number = self.sums.keys().nth(chosen % self.sums.len().max(1)).copied();
-        number.map(|number| self.sums.remove(&number));
+        match self.sums.keys().nth(chosen % (self.sums.len() + 1)).copied() {
+            Some(number) => drop(self.sums.remove(&number)),
+            None => self.root = None,
+        }
     }
 }
 
@@ -300,6 +316,16 @@ impl KvTx for Memory {
     fn set_sum(&mut self, number: usize, sum: &Sum) -> Result<(), Infallible> {
         self.changes += 1;
         self.sums.insert(number, *sum);
+        Ok(())
+    }
+
+    fn root(&mut self) -> Result<Option<Root>, Infallible> {
+        Ok(self.root)
+    }
+
+    fn set_root(&mut self, root: &Root) -> Result<(), Infallible> {
+        self.changes += 1;
+        self.root = Some(*root);
         Ok(())
     }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 
 use bytes::Bytes;
-use p2p_gossip::kv::{Actor, Dot, Key, KvTx, Place, Seen};
+use p2p_gossip::kv::{Actor, Dot, Key, KvTx, Place, Root, Seen};
 use p2p_gossip::sum::Sum;
 use p2p_gossip::swim::Name;
 use rusqlite::types::Type;
@@ -138,7 +138,8 @@ impl KvTx for KvTables {
         let (place, key) = (signed(place.0), &key.as_bytes()[..]);
         match row {
             Some(row) => {
-                let sql = "INSERT INTO kv_rows VALUES (?1, ?2, ?3) ON CONFLICT DO UPDATE SET row = excluded.row";
+                let sql = "INSERT INTO kv_rows (place, key, row) VALUES (?1, ?2, ?3)
+                    ON CONFLICT DO UPDATE SET row = excluded.row";
                 self.sql(sql)?.execute(params![place, key, &row[..]])?;
             }
             None => drop(self.sql("DELETE FROM kv_rows WHERE key = ?1")?.execute([key])?),
@@ -220,6 +221,18 @@ impl KvTx for KvTables {
         Ok(())
     }
 
+    fn root(&mut self) -> Result<Option<Root>> {
+        let mut statement = self.sql("SELECT root FROM kv_node")?;
+        let root: Option<Option<[u8; 80]>> =
+            statement.query_row([], |row| Ok(row.get_ref(0)?.as_blob_or_null()?.map(|root| root.try_into().ok())))?;
+        Ok(root.flatten().map(|root| Root::from_bytes(&root)))
+    }
+
+    fn set_root(&mut self, root: &Root) -> Result<()> {
+        self.sql("UPDATE kv_node SET root = ?1")?.execute([&root.to_bytes()[..]])?;
+        Ok(())
+    }
+
     fn is_behind(&mut self) -> Result<bool> {
         self.sql("SELECT is_behind FROM kv_node")?.query_row([], |row| row.get(0))
     }
@@ -257,7 +270,7 @@ impl KvTx for KvTables {
             "DROP INDEX kv_places; DROP INDEX kv_log_dots;
             ALTER TABLE kv_rows RENAME TO kv_rows_aside; ALTER TABLE kv_log RENAME TO kv_log_aside;
             DELETE FROM kv_actors; DELETE FROM kv_peers; DELETE FROM kv_sums; DELETE FROM kv_staged;
-            UPDATE kv_node SET is_behind = 0;",
+            UPDATE kv_node SET is_behind = 0, root = NULL;",
         )?;
         self.db.execute_batch(HELD_SCHEMA)
     }

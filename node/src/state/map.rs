@@ -40,6 +40,16 @@ impl Map {
         Ok((Self { tables, machine: Machine::new(config, replica, rand::random()) }, damage))
     }
 
+    /// The file.
+    pub(crate) fn db(&self) -> &Connection {
+        self.tables.db()
+    }
+
+    /// What decides what becomes of it.
+    pub(crate) fn machine(&self) -> &Machine {
+        &self.machine
+    }
+
     /// Does all of this in one transaction, which is durable when this returns.
     ///
     /// # Errors

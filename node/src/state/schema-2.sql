@@ -14,7 +14,7 @@ CREATE TABLE kv_actors (
 ) STRICT;
 
 CREATE TABLE kv_sums (
-    number INTEGER PRIMARY KEY,           -- of a leaf of rows, a bucket of the vector, or all rows
+    number INTEGER PRIMARY KEY,           -- of a leaf of rows, or a bucket of the vector
     sum    BLOB NOT NULL
 ) STRICT;
 
@@ -25,6 +25,7 @@ CREATE TABLE kv_staged (
 
 CREATE TABLE kv_node (
     row       INTEGER PRIMARY KEY CHECK (row = 1),
-    is_behind INTEGER NOT NULL            -- 1 while it was built from what was left, and not compared since
+    is_behind INTEGER NOT NULL,           -- 1 while it was built from what was left, and not compared since
+    root      BLOB                        -- what all sums come to
 ) STRICT;
-INSERT INTO kv_node VALUES (1, 0);
+INSERT INTO kv_node VALUES (1, 0, NULL);

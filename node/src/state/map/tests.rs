@@ -81,7 +81,9 @@ fn what_was_written_is_there_after_the_next_start_under_another_name() {
 /// Changes the file behind the map's back, while it is not open.
 fn hurt(home: &TempDir, sql: &str) {
     let db = Connection::open(home.path().join("state.db")).expect("a database");
-    assert_eq!(db.execute(sql, []).expect("it runs"), 1, "{sql}");
+    for statement in sql.split("; ") {
+        assert!(db.execute(statement, []).expect("it runs") > 0, "{statement}");
+    }
 }
 
 #[test]
@@ -91,7 +93,9 @@ fn a_file_that_has_lost_something_is_found_out_and_built_again_from_the_rest() {
         ("UPDATE kv_rows SET row = CAST(row || 'x' AS BLOB) WHERE key = CAST('key 1' AS BLOB)", false),
         ("UPDATE kv_rows SET place = place + 1 WHERE key = CAST('key 1' AS BLOB)", false),
         ("DELETE FROM kv_sums WHERE number = (SELECT min(number) FROM kv_sums)", true),
+        ("UPDATE kv_node SET root = NULL", true),
         ("UPDATE kv_actors SET seen = NULL", true),
+        ("UPDATE kv_actors SET seen = NULL; DELETE FROM kv_sums WHERE number >= 4096", true),
         ("UPDATE kv_actors SET seen = x'0100000000000000'", true),
         ("DELETE FROM kv_peers", true),
     ] {
@@ -135,6 +139,40 @@ fn what_fails_is_not_done_and_not_told() {
     let (rows, _) = state(&mut map);
     let kept = before.0.iter().filter(|row| rows.contains(row)).count();
     assert!(kept == 1 && rows.len() <= 2, "what was told is there, and the rest whole or not at all: {rows:?}");
+}
+
+#[test]
+fn what_cannot_be_read_is_not_taken_for_what_is_not_there() {
+    let home = tempfile::tempdir().expect("a folder");
+    let (mut map, _) = open(&home);
+    (0..5).for_each(|n| drop(put(&mut map, n, "first")));
+    drop(map);
+    let mut failed = 0;
+    for nth in 0..12 {
+        let copy = tempfile::tempdir().expect("a folder");
+        for file in std::fs::read_dir(home.path()).expect("a folder").flatten() {
+            std::fs::copy(file.path(), copy.path().join(file.file_name())).expect("a copy");
+        }
+        let vfs = Vfs::register();
+        let file = StateFile::open_on(copy.path(), Some(vfs.name())).expect("a file");
+        let (mut map, _) = Map::open(file.into_db(), PEER, CONFIG).expect("a map");
+        // Once, and what is read the next time is there.
+        vfs.fail(p2p_vfs::Op::Read, nth, p2p_vfs::Fault::Broken, false);
+        let work = call(0, key(1), Some("second".into()), Write::Held { force: false });
+        let outcome = map.commit(vec![work], Time(1));
+        failed += u64::from(outcome.is_err());
+        vfs.heal();
+        drop(map);
+        let (mut map, damage) = open(&copy);
+        assert_eq!(damage, None, "read {nth}");
+        let audited = map.commit(vec![Work::Audit], Time(1)).expect("it works");
+        assert_eq!(audited.recovered, None, "read {nth}: {outcome:?}");
+        let entry = map.machine.replica().get(&mut map.tables, &key(1)).expect("it is whole");
+        let values: Vec<&[u8]> = entry.siblings().iter().map(|sibling| &sibling.value[..]).collect();
+        let expected: &[u8] = if outcome.is_ok() { b"second" } else { b"first" };
+        assert_eq!(values, [expected], "read {nth}: {outcome:?}");
+    }
+    assert!(failed > 1, "{failed}");
 }
 
 fn number(name: &str) -> Option<u64> {

@@ -1,0 +1,136 @@
+//! Peers that answer what was not asked.
+
+use super::super::anti_entropy::{Body, Reply, Request, Said};
+use super::*;
+use crate::reconcile::{Divided, Range};
+
+const PEER: Name = Name([9; 32]);
+
+/// A node that compares all with a peer whose every answer is made up.
+struct Asker {
+    node: Node,
+    asking: AntiEntropy,
+    now: Time,
+    /// What it wants to know.
+    asked: Option<Request>,
+}
+
+impl Asker {
+    /// It asks key by key, because something differs.
+    fn asking(node: Node) -> Self {
+        let (asking, now) = (AntiEntropy::new(1), Time(9_000_000_000));
+        let mut asker = Self { node, asking, now, asked: None };
+        asker.asking.up(PEER);
+        asker.asking.told(&asker.node.replica, PEER, Digest { vector: [1; 16], rows: [1; 16] }, now);
+        let asking = &mut asker.asking;
+        asker.asked = asker.node.tx(|replica, disk| asking.wake(replica, disk, now)).map(|(_, request)| request);
+        asker
+    }
+
+    fn body(&self) -> Option<&Body> {
+        self.asked.as_ref().map(|request| &request.body)
+    }
+
+    /// Answers what was asked last; whether it goes on with that.
+    fn answer(&mut self, said: Said) -> bool {
+        let Request { to, number, .. } = *self.asked.as_ref().expect("something is asked");
+        let (asking, now) = (&mut self.asking, self.now);
+        let reply = Reply { to, number, said };
+        self.asked =
+            self.node.tx(|replica, disk| asking.reply(replica, disk, PEER, reply, now)).map(|(_, asked)| asked);
+        self.asked.is_some()
+    }
+
+    /// Begins with something that differs everywhere, and says what is asked then.
+    fn looking(&mut self, vector: Vector) -> (Vec<Divided>, Vec<Wanted>) {
+        let parts = Range::ALL.parts().expect("parts");
+        let divided = parts.map(|range| Divided { range, parts: [[7; 16]; 4] }).to_vec();
+        assert!(self.answer(Said::Opened(Opened { by: actor(9), vector, divided })));
+        match self.body() {
+            Some(Body::Look { divided, wanted, .. }) => (divided.clone(), wanted.clone()),
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+fn rows(range: Range, keys: &[&'static str]) -> Rows {
+    Rows { range, rows: keys.iter().map(|key| (named(key), Entry::default())).collect(), rest: None }
+}
+
+#[test]
+fn rows_of_ranges_that_were_not_asked_for_or_of_others_are_not_taken() {
+    let [node] = nodes();
+    let mut asker = Asker::asking(node);
+    let (_, wanted) = asker.looking(Vector::default());
+    let asked = wanted[0].range;
+    let (key, place) = (named("color"), Place::of(&key()).0);
+    let within = wanted.iter().map(|wanted| wanted.range).find(|range| range.places().contains(&place)).expect("some");
+    let without = wanted.iter().map(|wanted| wanted.range).find(|range| *range != within).expect("more than one");
+    let rest = |rows: Rows, after: Option<Key>| Rows { rest: Some(Wanted { range: rows.range, after }), ..rows };
+    for (rows, is_answer) in [
+        (rows(within, &["color"]), true),
+        (rows(within, &[]), true),
+        (rest(rows(within, &["color"]), Some(key.clone())), true),
+        (rows(without, &["color"]), false),
+        (rows(Range::ALL, &[]), false),
+        (rows(asked.parts().expect("parts")[0], &[]), false),
+        // This would never come to an end.
+        (rest(rows(within, &["color"]), None), false),
+        (rest(rows(within, &[]), None), false),
+    ] {
+        let looked = Looked { divided: Vec::new(), rows: vec![rows.clone()] };
+        assert_eq!(looked.answers(&[], &wanted), is_answer, "{rows:?}");
+        if !is_answer {
+            let [node] = nodes();
+            let mut asker = Asker::asking(node);
+            asker.looking(Vector::default());
+            assert!(!asker.answer(Said::Looked(looked, None)), "{rows:?}");
+            assert!(asker.node.replica.session.is_none(), "given up");
+        }
+    }
+    let looked = Looked { divided: vec![Divided { range: Range::ALL, parts: [[7; 16]; 4] }], rows: Vec::new() };
+    assert!(!looked.answers(&[], &wanted), "what is divided again and again");
+}
+
+#[test]
+fn an_end_that_has_forgotten_its_beginning_is_none() {
+    let [mut node] = nodes();
+    let first = node.put(&key(), "first");
+    let mut asker = Asker::asking(node);
+    let opened: Vector = [first.op.dot, Dot { actor: actor(9), counter: 1 }].into_iter().collect();
+    let (_, wanted) = asker.looking(opened);
+    let rows = wanted.iter().map(|wanted| rows(wanted.range, &[])).collect();
+    assert!(asker.answer(Said::Looked(Looked { divided: Vec::new(), rows }, None)));
+    assert!(matches!(asker.body(), Some(Body::Close(_))));
+    let vector = [first.op.dot].into_iter().collect();
+    assert!(!asker.answer(Said::Closed(Closed { vector, changed: Vec::new() })));
+    assert_eq!(asker.node.values(&key()), ["first"], "nothing was taken in");
+}
+
+#[test]
+fn nobody_is_believed_to_have_seen_what_was_not_asked_for() {
+    let [mut node] = nodes();
+    let mine = node.put(&key(), "mine");
+    // Of so many that not all is told at once.
+    for n in 10..100 {
+        let (dot, mut bytes) = (Dot { actor: actor(n), counter: 1 }, BytesMut::new());
+        let op = Op { dot, key: key(), value: None, replaces: Dots::default() };
+        op.encode(&mut bytes);
+        node.apply(&Written { op, bytes: bytes.freeze(), token: mine.token.clone() });
+    }
+    let mut asker = Asker::asking(node);
+    let Some(Body::Keys(asked)) = asker.body() else { panic!("{:?}", asker.body()) };
+    assert!(asked.buckets.is_empty(), "of no bucket it is known yet that it differs");
+    let other = Dot { actor: actor(9), counter: 1 };
+    let told = Told { key: named("other"), entry: Entry::default(), dots: [other].into_iter().collect() };
+    asker.answer(Said::Keys { keys: vec![told], part: [mine.op.dot, other].into_iter().collect() });
+    assert!(!asker.node.replica.vector().contains(&other));
+}
+
+#[test]
+fn whoever_says_over_and_over_that_more_differs_is_not_asked_any_more() {
+    let [node] = nodes();
+    let mut asker = Asker::asking(node);
+    let asked = (0..100).take_while(|bucket| asker.answer(Said::Differs([*bucket].into()))).count();
+    assert!(asked < 10, "{asked} times");
+}
