@@ -43,6 +43,10 @@ pub enum What {
     Copy(OnDisk),
     /// The replicated map's file: writes through its rules, and by a bare loop
     Kv(OfMap),
+    /// Two copies of the map that differ in a few keys, and have forgotten in which
+    KvCompare(Compared),
+    /// What keys and lives of nodes take on the disk
+    KvSpace(Space),
 }
 
 /// A measurement in memory.
@@ -75,6 +79,31 @@ pub struct OfMap {
     /// Writes in one transaction
     #[arg(long, value_name = "N", default_value_t = 512, value_parser = clap::value_parser!(u16).range(1..))]
     group: u16,
+}
+
+/// A measurement of two maps.
+#[derive(Clone, Debug, Args)]
+pub struct Compared {
+    /// Folder to make files in; they are removed
+    #[arg(long, value_name = "DIR")]
+    dir: PathBuf,
+    /// Keys
+    #[arg(long, value_name = "N", default_value_t = 1_000_000, value_parser = clap::value_parser!(u64).range(1..=10_000_000))]
+    keys: u64,
+    /// Keys that differ; half of them were written last on either side
+    #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u64).range(1..=10_000))]
+    differences: u64,
+}
+
+/// A measurement of a file.
+#[derive(Clone, Debug, Args)]
+pub struct Space {
+    /// Folder to make files in; they are removed
+    #[arg(long, value_name = "DIR")]
+    dir: PathBuf,
+    /// Lives of a node, each with a write of its own
+    #[arg(long, value_name = "N", default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
+    lives: u64,
 }
 
 /// A measurement between two processes.
@@ -115,6 +144,10 @@ pub fn run(what: What) -> Result<(), Problem> {
         What::Kv(OfMap { dir, count, group }) => {
             ("kv", kv::measure(&Scratch::within(&dir, "kv")?, count, usize::from(group))?)
         }
+        What::KvCompare(Compared { dir, keys, differences }) => {
+            ("kv-compare", kv::compare(&Scratch::within(&dir, "kv")?, keys, differences.min(keys))?)
+        }
+        What::KvSpace(Space { dir, lives }) => ("kv-space", kv::space(&Scratch::within(&dir, "kv")?, lives)?),
         What::Copy(args) => ("copy", memory::copy(&args.scratch("copy")?, args.memory.size()?)?),
     };
     let line = serde_json::to_string(&Measured { bench: bench.to_owned(), stages }).map_err(failed("no document"))?;

@@ -204,6 +204,15 @@ pub(crate) enum Sim {
             conflicts_with = "trace")]
         record: Option<PathBuf>,
     },
+    /// The same, with everything that three nodes can do with two keys in a few steps
+    KvScope {
+        /// Steps; each makes it take ten times as long
+        #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u8).range(1..=8))]
+        steps: u8,
+        /// Keep what was found in FILE, where nothing was wrong
+        #[arg(long, value_name = "FILE", num_args = 0..=1, default_missing_value = "docs/results/kv-sim.jsonl")]
+        record: Option<PathBuf>,
+    },
 }
 
 #[derive(Debug, Subcommand)]
@@ -282,12 +291,34 @@ pub(crate) enum Bench {
         #[arg(long, value_name = "TEXT", requires = "record")]
         note: Option<String>,
     },
+    /// The replicated map: what its rules and its file cost
+    Kv {
+        /// Only the rules and the file, without any node
+        #[arg(long, required = true)]
+        store_only: bool,
+        /// Rounds; a figure is their median
+        #[arg(long, value_name = "N", default_value_t = 5)]
+        runs: u32,
+        /// Writes of a round
+        #[arg(long, value_name = "N", default_value_t = 50_000, value_parser = clap::value_parser!(u64).range(1..=10_000_000))]
+        writes: u64,
+        /// Keys of two copies that are compared
+        #[arg(long, value_name = "N", default_value_t = 1_000_000, value_parser = clap::value_parser!(u64).range(1..=10_000_000))]
+        keys: u64,
+        /// Add the figures to a file of results
+        #[arg(long, value_name = "FILE", num_args = 0..=1, default_missing_value = "docs/results/kv.jsonl")]
+        record: Option<PathBuf>,
+        /// What should be known about the figures that are recorded
+        #[arg(long, value_name = "TEXT", requires = "record")]
+        note: Option<String>,
+    },
 }
 
 impl Bench {
     /// Where the figures are to be recorded, and with which note.
     pub(crate) fn recording(&self) -> (Option<PathBuf>, Option<String>) {
-        let (Self::Content { record, note, .. } | Self::Members { record, note, .. }) = self;
+        let (Self::Content { record, note, .. } | Self::Members { record, note, .. } | Self::Kv { record, note, .. }) =
+            self;
         (record.clone(), note.clone())
     }
 }

@@ -3,9 +3,11 @@
 //! Nothing here judges by itself: a target that is missed is shown as missed, and what cannot be measured is named as
 //! skipped. Every figure is in the report with its unit, and can be kept with the machine that it was taken on.
 //!
-//! [`content`] measures puts and gets, [`members`] how soon everybody knows who is here, and what that costs.
+//! [`content`] measures puts and gets, [`members`] how soon everybody knows who is here, and what that costs, [`kv`] the
+//! replicated map.
 
 pub mod content;
+pub mod kv;
 pub mod members;
 mod net;
 mod record;
@@ -23,7 +25,7 @@ use crate::programs::Programs;
 use crate::state::failed;
 use crate::workload;
 
-use table::{Table, Unit, Verdict};
+use table::{Table, Target, Unit, Verdict, judge};
 
 pub use record::{check_record, record};
 pub use report::Report;
@@ -85,6 +87,13 @@ impl<O> Bench<O> {
     fn add(&mut self, name: &str, unit: Unit, figure: f64) {
         (self.say)(&format!("{name:<44} {figure:>10.3} {}", unit.word()));
         self.table.add(name, unit, figure);
+    }
+
+    /// Takes a figure that was promised to be at most so large.
+    fn promise(&mut self, name: &str, unit: Unit, figure: f64, bound: f64) {
+        self.add(name, unit, figure);
+        let samples = self.table.samples(name);
+        self.judge(judge(name, unit, samples, Target::AtMost(bound)));
     }
 
     /// Takes a verdict, if there is one.

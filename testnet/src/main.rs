@@ -153,6 +153,10 @@ async fn measure(what: Bench, dir: Option<PathBuf>, json: bool, say: Say) -> Res
             let options = bench::members::Options { dir, nodes, only, kills, stalls, seed, extent, node_bin: None };
             bench::members::run(options, say).await?
         }
+        Bench::Kv { store_only: _, runs, writes, keys, .. } => {
+            let options = bench::kv::Options { dir, runs, writes, keys, node_bin: None };
+            bench::kv::run(options, say).await?
+        }
     };
     // Shown before it is recorded: a full disk must not cost the figures.
     report::print(&if json { report::json(&report)? } else { report.text() })?;
@@ -173,6 +177,11 @@ async fn simulate(what: Sim, json: bool, say: Say) -> Result<(), Problem> {
                 return sim::kv::trace(&asked, report::print);
             }
             let report = sim::kv::run(asked, say).await?;
+            report::print(&if json { report::json(&report)? } else { report.text() })?;
+            return report.verdict();
+        }
+        Sim::KvScope { steps, record } => {
+            let report = sim::kv::scope(steps, record.as_deref()).await?;
             report::print(&if json { report::json(&report)? } else { report.text() })?;
             return report.verdict();
         }

@@ -145,17 +145,26 @@ impl Programs {
         Ok(Self { node, cli: find_binary("p2p-cli")? })
     }
 
-    /// Measures stages alone: `p2p-node bench ARGS`.
+    /// Measures stages alone, on so many bytes: `p2p-node bench ARGS`.
     ///
     /// # Errors
     /// When that fails.
     pub(crate) async fn stages(&self, args: &[&str], dir: Option<&Path>, size: u64) -> Result<Measured> {
+        let size_arg = format!("{size}B");
+        self.measure(&[args, &["--size", &size_arg]].concat(), dir, limit(size)).await
+    }
+
+    /// Measures what it is asked to: `p2p-node bench ARGS`.
+    ///
+    /// # Errors
+    /// When that fails.
+    pub(crate) async fn measure(&self, args: &[&str], dir: Option<&Path>, limit: Duration) -> Result<Measured> {
         let mut command = Command::new(&self.node);
-        command.arg("bench").args(args).arg("--size").arg(format!("{size}B"));
+        command.arg("bench").args(args);
         if let Some(dir) = dir {
             command.arg("--dir").arg(dir);
         }
-        let ran = run(command, limit(size)).await?;
+        let ran = run(command, limit).await?;
         serde_json::from_slice(&ran.stdout)
             .map_err(|error| Problem::new(Code::Other, format!("p2p-node bench printed no document: {error}")))
     }

@@ -5,6 +5,7 @@ mod judge;
 mod node;
 pub mod random;
 mod scenario;
+pub mod scope;
 
 pub use node::{Frame, Kv, KvDisk, KvEvent, Manner, Outcome};
 pub use scenario::Scenario;

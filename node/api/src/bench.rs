@@ -33,6 +33,9 @@ pub struct Stage {
     pub mib_per_s: f64,
     /// Core-seconds for each GiB; 0 where no content went through.
     pub cpu_seconds_per_gib: f64,
+    /// Whole operations; 0 where they are not counted.
+    #[serde(default)]
+    pub operations: u64,
 }
 
 impl Stage {
@@ -45,7 +48,13 @@ impl Stage {
             mib_per_s = bytes as f64 / MIB / seconds;
             cpu_seconds_per_gib = cpu_seconds / (bytes as f64 / GIB);
         }
-        Self { stage: stage.to_owned(), bytes, seconds, cpu_seconds, mib_per_s, cpu_seconds_per_gib }
+        Self { stage: stage.to_owned(), bytes, seconds, cpu_seconds, mib_per_s, cpu_seconds_per_gib, operations: 0 }
+    }
+
+    /// The same, with so many operations counted.
+    #[must_use]
+    pub fn of_operations(self, operations: u64) -> Self {
+        Self { operations, ..self }
     }
 }
 

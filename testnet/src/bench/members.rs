@@ -26,7 +26,7 @@ use p2p_api::{Code, Problem};
 use tokio::time::timeout;
 
 use super::net::Net;
-use super::table::{Target, Unit, judge, quantile};
+use super::table::{Unit, quantile};
 use super::{Common, Report};
 use crate::Result;
 use crate::process::{Condition, ProcessId};
@@ -262,13 +262,6 @@ impl Bench {
     async fn net(&self, nodes: u32, plain: bool) -> Result<Net> {
         (self.say)(&format!("starting {nodes} nodes"));
         Net::up(self.dir(), self.programs.clone(), nodes, STORAGE_MAX, plain).await
-    }
-
-    /// Takes a figure that was promised to be at most so large.
-    fn promise(&mut self, name: &str, unit: Unit, figure: f64, bound: f64) {
-        self.add(name, unit, figure);
-        let samples = self.table.samples(name);
-        self.judge(judge(name, unit, samples, Target::AtMost(bound)));
     }
 
     /// Takes seconds of which 99 of 100 were promised to be at most so many.

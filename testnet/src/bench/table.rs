@@ -26,6 +26,12 @@ pub enum Unit {
     /// One figure over another.
     #[serde(rename = "x")]
     Ratio,
+    /// Bytes.
+    #[serde(rename = "B")]
+    Bytes,
+    /// Bytes, in KiB.
+    #[serde(rename = "KiB")]
+    Kib,
     /// Parts of a hundred.
     #[serde(rename = "%")]
     Percent,
@@ -47,6 +53,8 @@ impl Unit {
             Unit::Ms => "ms",
             Unit::S => "s",
             Unit::Mib => "MiB",
+            Unit::Bytes => "B",
+            Unit::Kib => "KiB",
             Unit::Ratio => "x",
             Unit::Percent => "%",
             Unit::BytesPerS => "B/s",

@@ -3,13 +3,13 @@
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Instant;
 
 use p2p_api::{Code, Problem};
-use p2p_gossip::sim::kv::Scenario;
 use p2p_gossip::sim::kv::random::{self, Verdict};
+use p2p_gossip::sim::kv::{Scenario, scope};
 use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 
@@ -253,4 +253,61 @@ pub fn trace(asked: &Asked, mut tell: impl FnMut(&str) -> Result<()>) -> Result<
         [] => Ok(()),
         violations => Err(Problem::new(Code::Integrity, violations.join("\n"))),
     }
+}
+
+/// What is possible in a few steps, and what came of it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Scope {
+    /// States that differ, by the number of steps that lead to them.
+    pub states: Vec<u64>,
+    /// Steps that were done.
+    pub steps: u64,
+    /// Things that should not have been, each with the steps that lead to it.
+    pub problems: Vec<String>,
+    /// How many there were.
+    pub problems_count: usize,
+    /// How long it took.
+    pub seconds: f64,
+}
+
+impl Scope {
+    /// For people.
+    pub fn text(&self) -> String {
+        let Self { states, steps, seconds, .. } = self;
+        let states: Vec<String> = states.iter().map(u64::to_string).collect();
+        let mut text = format!("{} nodes, {} keys: {steps} steps in {seconds:.1} s\n", scope::NODES, scope::KEYS);
+        // Writing to a string does not fail.
+        let _ = writeln!(text, "  states after each: {}", states.join(", "));
+        self.problems.iter().for_each(|problem| text.push_str(&format!("  WRONG: {problem}\n")));
+        text
+    }
+
+    /// What a command ends with.
+    ///
+    /// # Errors
+    /// `integrity` when something was that should not have been.
+    pub fn verdict(&self) -> Result<()> {
+        super::verdict(self.problems_count)
+    }
+}
+
+/// Looks at everything that is possible in so many steps, on all cores.
+///
+/// # Errors
+/// When a thread dies, which is a mistake of this program; when the file cannot be written.
+pub async fn scope(steps: u8, record: Option<&Path>) -> Result<Scope> {
+    let sources = record.map(|_| Sources::of(&SIMULATED)).transpose()?;
+    let began = Instant::now();
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let explored = tokio::task::spawn_blocking(move || scope::explore(steps.into(), threads)).await;
+    let found = explored.map_err(|error| Problem::new(Code::Other, format!("it died: {error}")))?;
+    let mut problems = found.violations;
+    let problems_count = problems.len();
+    problems.truncate(PROBLEMS_MAX);
+    let seconds = began.elapsed().as_secs_f64();
+    let scope = Scope { states: found.states, steps: found.steps, problems, problems_count, seconds };
+    if let (Some(file), Some(sources), 0) = (record, sources, problems_count) {
+        keep(file, &sources.row(format!("p2p-testnet sim kv-scope --steps {steps}"), &scope))?;
+    }
+    Ok(scope)
 }

@@ -46,13 +46,13 @@ fn what_cannot_be_recorded_is_said_before_anything_is_measured() {
     assert!(said(&output).contains("/nonexistent/results.jsonl"), "{}", said(&output));
 }
 
-/// Runs `bench members`, in which nothing may fail, on so few nodes and for so short that the figures mean nothing; names of
-/// what was measured and promised, and what was skipped.
-fn members(line: &str) -> serde_json::Value {
+/// Runs `bench`, in which nothing may fail, with so little that the figures mean nothing; what was measured and promised, and
+/// what was skipped.
+fn measured(line: &str) -> serde_json::Value {
     cli_bin();
     let net = Net::new();
     std::fs::create_dir(net.dir()).expect("a writable folder");
-    let output = net.command(&format!("bench members {line}")).output().expect("p2p-testnet runs");
+    let output = net.command(&format!("bench {line}")).output().expect("p2p-testnet runs");
     assert!(output.status.success(), "{}", said(&output));
     assert_eq!(std::fs::read_dir(net.dir()).expect("a folder").count(), 0, "nothing is left");
     let leftover = std::fs::read_dir("/proc").expect("it is mounted").flatten().find(|process| {
@@ -76,7 +76,8 @@ fn promised(report: &serde_json::Value, name: &str) -> bool {
 
 #[test]
 fn nodes_are_killed_stopped_and_heard_and_each_time_is_a_figure() {
-    let report = members("--nodes 5 --kills 2 --stalls 1 --silents 1 --repeats 1 --only kills,stalls,silent,said");
+    let report =
+        measured("members --nodes 5 --kills 2 --stalls 1 --silents 1 --repeats 1 --only kills,stalls,silent,said");
     assert_eq!(report["groups"], serde_json::json!(["kills", "stalls", "silent", "said"]));
     assert_eq!((&report["nodes"], &report["kills"]), (&5.into(), &2.into()));
     assert_eq!(samples(&report, "kill -9 seen by the last node").len(), 2);
@@ -97,8 +98,8 @@ fn nodes_are_killed_stopped_and_heard_and_each_time_is_a_figure() {
 
 #[test]
 fn networks_fall_apart_rest_starve_and_find_content_and_each_is_measured() {
-    let report = members(
-        "--nodes 5 --apart-time 20s --rest-time 1s --starve-time 2s --only idle,restart,apart,hops,starved,serf",
+    let report = measured(
+        "members --nodes 5 --apart-time 20s --rest-time 1s --starve-time 2s --only idle,restart,apart,hops,starved,serf",
     );
     assert_eq!(samples(&report, "idle, resident memory by node").len(), 5);
     assert_eq!(samples(&report, "idle, connections by node"), [4.0; 5], "so few are all connected");
@@ -120,8 +121,27 @@ fn networks_fall_apart_rest_starve_and_find_content_and_each_is_measured() {
 }
 
 #[test]
+fn a_map_and_its_file_are_measured_without_a_node() {
+    let report = measured("kv --store-only --runs 2 --writes 300 --keys 500");
+    assert_eq!(samples(&report, "merge, 256 bytes, 512 in a transaction").len(), 2);
+    assert_eq!(samples(&report, "key deleted, rows"), [0.0]);
+    for name in [
+        "put / bare loop, 1 in a transaction",
+        "put / bare loop, 512 in a transaction",
+        "100 of 500 keys differ, round trips",
+        "100 of 500 keys differ, bytes of questions and answers",
+        "10000 lives of a node, on the disk",
+    ] {
+        assert!(promised(&report, name), "{name}: {report}");
+    }
+    assert!(samples(&report, "100 of 500 keys differ, round trips")[0] > 2.0);
+}
+
+#[test]
 fn more_or_less_than_can_be_measured_is_refused() {
     let net = Net::new();
+    net.refused("bench kv --store-only --runs 0", 2);
+    net.refused("bench kv", 2);
     for line in ["--nodes 3", "--kills 0", "--only everything"] {
         net.refused(&format!("bench members {line}"), 2);
     }

@@ -1,6 +1,7 @@
 //! Short forms of what the simulator of the map is for.
 
 use super::random::{Plan, run};
+use super::scope;
 
 fn number(name: &str, otherwise: u64) -> u64 {
     std::env::var(name).ok().and_then(|count| count.parse().ok()).unwrap_or(otherwise)
@@ -18,4 +19,12 @@ fn whatever_happens_nothing_is_lost_and_nothing_comes_back() {
         }
         assert_eq!(verdict.violations, Vec::<String>::new(), "seed {seed}");
     }
+}
+
+#[test]
+fn three_nodes_with_two_keys_can_do_nothing_wrong_in_a_few_steps() {
+    let steps = number("P2P_KV_SCOPE", 5) as usize;
+    let found = scope::explore(steps, std::thread::available_parallelism().map_or(1, usize::from));
+    assert!(found.states.iter().all(|states| *states > 0), "{found:?}");
+    assert_eq!(found.violations, Vec::<String>::new());
 }
