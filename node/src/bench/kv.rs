@@ -262,7 +262,7 @@ mod tests {
             assert_eq!((count("kv_rows"), count("kv_log")), (100, 100), "{name}");
         }
         let [_, compared] = &compare(&folder, 300, 7).expect("compared")[..] else { panic!("two stages") };
-        assert!(compared.operations > 2 && compared.bytes > 7 * VALUE_LEN as u64, "{compared:?}");
+        assert!(compared.operations > 1 && compared.bytes > 7 * VALUE_LEN as u64, "{compared:?}");
         let [first, again, deleted, lives] = &space(&folder, 9).expect("measured")[..] else { panic!("four stages") };
         assert!(first.bytes < again.bytes && (first.operations, deleted.operations, lives.operations) == (1, 0, 9));
         drop(folder);

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use p2p_gossip::kv::{Call, Dot, Key, KvTx, Place, Vector, Write, contract};
+use p2p_gossip::kv::{Actor, Call, Dot, Key, KvTx, Place, Vector, Write, contract};
 use p2p_vfs::{Disk, Event, FileName, Losses, Vfs};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
@@ -173,6 +173,27 @@ fn what_cannot_be_read_is_not_taken_for_what_is_not_there() {
         assert_eq!(values, [expected], "read {nth}: {outcome:?}");
     }
     assert!(failed > 1, "{failed}");
+}
+
+#[test]
+fn what_was_rolled_back_is_not_remembered() {
+    let home = tempfile::tempdir().expect("a folder");
+    let file = StateFile::open(home.path()).expect("a file");
+    let mut tables = KvTables::new(file.into_db()).expect("tables");
+    let dot = |n: u8, counter: u64| Dot { actor: Actor { peer: Name([n; 32]), epoch: 1 }, counter };
+    let rolled_back = transact(&mut tables, |tables| {
+        tables.append(&dot(1, 1), &key(1), None)?;
+        Err::<(), _>(Trouble::Damage(Damage::Sums))
+    });
+    assert_eq!(rolled_back, Err(Trouble::Damage(Damage::Sums)));
+    transact(&mut tables, |tables| {
+        tables.append(&dot(2, 1), &key(2), None)?;
+        Ok(tables.append(&dot(1, 2), &key(1), None)?)
+    })
+    .expect("it works");
+    let logged = |tables: &mut KvTables, dot: Dot| tables.logged(&dot).expect("it works").map(|(key, _)| key);
+    assert_eq!((logged(&mut tables, dot(1, 2)), logged(&mut tables, dot(2, 1))), (Some(key(1)), Some(key(2))));
+    assert_eq!((logged(&mut tables, dot(1, 1)), logged(&mut tables, dot(2, 2))), (None, None));
 }
 
 fn number(name: &str) -> Option<u64> {
