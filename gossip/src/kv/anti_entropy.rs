@@ -268,20 +268,21 @@ impl AntiEntropy {
         }
     }
 
-    /// What a peer's copy comes to. Whether all of ours is known to it.
+    /// What a peer's copy comes to. Whether it holds all of ours: one that has seen the same, and holds something else, may have
+    /// lost it.
     pub fn told(&mut self, replica: &Replica, peer: Name, theirs: Digest, now: Time) -> bool {
         let ours = replica.digest();
         let Some(known) = self.peers.get_mut(&peer) else { return false };
         known.digest = Some(theirs);
         let equal = ours.vector == theirs.vector;
         known.differs = if equal { None } else { Some(known.differs.unwrap_or(now)) };
-        if equal && ours.rows == theirs.rows {
+        if ours == theirs {
             known.unequal = None;
         } else if equal && known.unequal.is_none() {
             known.unequal = Some(now);
             self.noted.push(Noted::Integrity(peer));
         }
-        equal
+        ours == theirs
     }
 
     /// When there is something to do.

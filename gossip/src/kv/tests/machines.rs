@@ -236,3 +236,17 @@ fn what_would_drop_much_is_done_once_another_says_the_same_or_after_a_while() {
         assert!(net.is_equal() && net.machines[deleted_by].replica().len() == 100);
     }
 }
+
+#[test]
+fn whoever_has_seen_the_same_and_holds_something_else_may_have_lost_what_is_in_the_log() {
+    let [mut node] = nodes();
+    node.put(&key(), "first");
+    let (ours, peer) = (node.replica.digest(), Name([9; 32]));
+    let mut asking = AntiEntropy::new(1);
+    asking.up(peer);
+    for (theirs, has_all) in
+        [(ours, true), (Digest { rows: [1; 16], ..ours }, false), (Digest { vector: [1; 16], ..ours }, false)]
+    {
+        assert_eq!(asking.told(&node.replica, peer, theirs, Time(1)), has_all, "{theirs:?}");
+    }
+}
