@@ -7,12 +7,17 @@
 //! | [`Entry`] | one key: the writes that stand, and what is known to be replaced before it was seen |
 //! | [`Replica`] | a node's copy: takes in writes, makes some, answers and merges |
 //! | [`KvTx`] | a transaction of the store that it is kept in |
+//! | [`AntiEntropy`] | finds out what was missed, and fetches it |
+//! | [`flood::Flood`] | hands writes on at once |
+//! | [`Machine`] | all of it, one transaction after the other |
 //! | [`Token`] | what a reader got to see |
+//! | [`watch::Changes`] | which keys have changed, for those who watch |
 //!
 //! An entry is a function of the vector: siblings are the puts that it names, less all that any write it names has replaced.
-//! So a deleted key leaves nothing, however long another node is away: the vector is its tombstone. Three ways lead from one
-//! vector to another, and both keep this: a write in any order ([`Replica::apply`]), and what another holds of a key, with all of
-//! its writes that are missing here ([`Replica::merge`]).
+//! So a deleted key leaves nothing, however long another node is away: the vector is its tombstone. Whatever leads from one
+//! vector to another keeps this: a write in any order ([`Replica::apply`]), what another holds of a key, with all of its writes
+//! that are missing here ([`Replica::merge`]), all that another holds ([`Replica::adopt`]), and what is left of a store that has
+//! lost something ([`Replica::recover`]).
 
 pub mod anti_entropy;
 mod codec;

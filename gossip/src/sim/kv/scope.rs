@@ -87,48 +87,26 @@ struct World {
 /// Looks at all states that so many steps lead to, with so many threads.
 pub fn explore(steps: usize, threads: usize) -> Found {
     let mut found = Found::default();
-    let shards: Vec<Mutex<HashSet<u128>>> = (0..SHARDS).map(|_| Mutex::default()).collect();
-    let is_new = |id: u128| shards[(id % SHARDS as u128) as usize].lock().is_ok_and(|mut shard| shard.insert(id));
-    let world = World::new();
-    is_new(world.id());
+    let known = Known::default();
+    known.insert(World::new().id());
     let mut frontier: Vec<Path> = vec![Path::default()];
     for depth in 0..steps.min(STEPS_MAX) {
         let next = AtomicUsize::new(0);
+        let batches = || std::iter::from_fn(|| frontier.chunks(BATCH).nth(next.fetch_add(1, Ordering::Relaxed)));
         let explore = || {
-            let (mut paths, mut violations, mut done): (Vec<Path>, Vec<String>, u64) = Default::default();
-            loop {
-                let at = next.fetch_add(BATCH, Ordering::Relaxed);
-                let Some(batch) = frontier.get(at..(at + BATCH).min(frontier.len())) else { break };
-                for path in batch {
-                    let (world, taken) = World::after(&path[..depth]);
-                    for (n, step) in world.possible().into_iter().enumerate() {
-                        done += 1;
-                        let mut world = world.clone();
-                        let mut outcome = world.step(step);
-                        let is_new = outcome.is_ok() && is_new(world.id());
-                        if is_new {
-                            outcome = world.calm_down();
-                            let mut path = *path;
-                            path[depth] = u8::try_from(n).expect("few steps are possible");
-                            paths.push(path);
-                        }
-                        if let Err(problem) = outcome {
-                            violations.push(format!("{taken:?}, {step:?}: {problem}"));
-                        }
-                    }
-                }
-            }
-            (paths, violations, done)
+            let mut level = Level::default();
+            batches().flatten().for_each(|path| level.go_on_from(path, depth, &known));
+            level
         };
-        let parts: Vec<_> = std::thread::scope(|scope| {
+        let levels: Vec<Level> = std::thread::scope(|scope| {
             let threads: Vec<_> = (0..threads.max(1)).map(|_| scope.spawn(explore)).collect();
             threads.into_iter().map(|thread| thread.join().expect("no thread of it panics")).collect()
         });
         frontier = Vec::new();
-        for (paths, violations, done) in parts {
-            frontier.extend(paths);
+        for Level { reached, steps, violations } in levels {
+            frontier.extend(reached);
+            found.steps += steps;
             found.violations.extend(violations);
-            found.steps += done;
         }
         found.states.push(frontier.len() as u64);
         if !found.violations.is_empty() {
@@ -137,6 +115,54 @@ pub fn explore(steps: usize, threads: usize) -> Found {
         }
     }
     found
+}
+
+/// States that were reached before.
+struct Known([Mutex<HashSet<u128>>; SHARDS]);
+
+impl Default for Known {
+    fn default() -> Self {
+        Self(std::array::from_fn(|_| Mutex::default()))
+    }
+}
+
+impl Known {
+    /// Whether it is new.
+    fn insert(&self, id: u128) -> bool {
+        self.0[(id % SHARDS as u128) as usize].lock().is_ok_and(|mut shard| shard.insert(id))
+    }
+}
+
+/// What a thread has found one step further.
+#[derive(Default)]
+struct Level {
+    /// To states that are new.
+    reached: Vec<Path>,
+    steps: u64,
+    violations: Vec<String>,
+}
+
+impl Level {
+    /// Takes every step that is possible after those of a path.
+    fn go_on_from(&mut self, path: &Path, depth: usize, known: &Known) {
+        let (world, taken) = World::after(&path[..depth]);
+        for (n, step) in world.possible().into_iter().enumerate() {
+            self.steps += 1;
+            let mut world = world.clone();
+            let outcome = world.step(step).and_then(|()| {
+                if !known.insert(world.id()) {
+                    return Ok(());
+                }
+                let mut path = *path;
+                path[depth] = u8::try_from(n).expect("few steps are possible");
+                self.reached.push(path);
+                world.calm_down()
+            });
+            if let Err(problem) = outcome {
+                self.violations.push(format!("{taken:?}, {step:?}: {problem}"));
+            }
+        }
+    }
 }
 
 fn peer(n: usize) -> Name {
