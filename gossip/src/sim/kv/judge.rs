@@ -23,8 +23,6 @@ pub(super) struct Judge {
     last: BTreeMap<Slot, Vector>,
     /// What was lost behind their backs makes their rows another thing than their vectors until they notice.
     hurt: BTreeSet<Slot>,
-    /// Those that were so once: an earlier commit may be what it was then.
-    once_hurt: BTreeSet<Slot>,
 }
 
 impl Judge {
@@ -73,7 +71,6 @@ impl Judge {
     /// Rows and vector of a node are not of one another from now on.
     pub(super) fn is_hurt(&mut self, slot: Slot) {
         self.hurt.insert(slot);
-        self.once_hurt.insert(slot);
     }
 
     /// It has built its store again.
@@ -82,15 +79,15 @@ impl Judge {
         self.hurt.remove(&slot);
     }
 
-    /// It has another life, and what is on its disk is what it was at some commit.
-    pub(super) fn begins_anew(&mut self, slot: Slot) {
-        self.last.remove(&slot);
-        if self.once_hurt.contains(&slot) {
-            self.hurt.insert(slot);
+    /// It begins another life with what is on its disk: what it was at some commit, whole or not.
+    pub(super) fn begins_anew(&mut self, slot: Slot, is_whole: bool) {
+        self.is_recovered(slot);
+        if !is_whole {
+            self.is_hurt(slot);
         }
     }
 
-    /// Whether it may be that the rows of a node are not those of its vector.
+    /// Whether the rows of a node may not be those of its vector.
     pub(super) fn may_be_hurt(&self, slot: Slot) -> bool {
         self.hurt.contains(&slot)
     }

@@ -231,13 +231,22 @@ pub fn run(seed: u64, plan: &Plan, trace: Option<&mut dyn FnMut(String)>) -> Ver
     }
 }
 
-/// What a store has seen, and what it would have seen after it was built again.
+/// Whoever looks at a store that is not its own.
+const NOBODY: Name = Name([0; 32]);
+
+/// Whether rows and vector of a store are of one another.
+fn is_whole(map: &Memory) -> bool {
+    let mut map = map.clone();
+    let opened = Replica::open(&mut map, NOBODY, Epochs::new([0; 32]));
+    opened.is_ok_and(|replica| replica.check_all(&mut map).is_ok())
+}
+
+/// What a store has seen, or would have after it was built again.
 fn seen(map: &Memory, is_hurt: bool) -> Vector {
     let mut map = map.clone();
-    let name = Name([0; 32]);
     if is_hurt {
-        let Ok(replica) = Replica::recover(&mut map, name, Epochs::new([0; 32])) else { return Vector::default() };
-        return replica.vector().clone();
+        let recovered = Replica::recover(&mut map, NOBODY, Epochs::new([0; 32]));
+        return recovered.map_or_else(|_| Vector::default(), |replica| replica.vector().clone());
     }
     let Ok(seen) = map.vector();
     Vector::of(seen)
@@ -386,8 +395,6 @@ impl Run<'_> {
     fn end(&mut self, slot: Slot, fate: Fate) {
         self.cluster.end(slot, fate);
         self.note(|| format!("node {} is {fate:?}", slot.0));
-        // Of a commit that was under way nothing was told; it may be there after all.
-        self.watcher.judge.begins_anew(slot);
     }
 
     fn hurt_links(&mut self, slot: Slot, trouble: Trouble) {
@@ -439,9 +446,6 @@ impl Run<'_> {
         self.cluster.save(slot);
         let copy = self.cluster.add_clone(slot);
         self.note(|| format!("node {} has a copy of the home of {}", copy.0, slot.0));
-        if self.watcher.judge.may_be_hurt(slot) {
-            self.watcher.judge.is_hurt(copy);
-        }
         self.start(copy);
     }
 
@@ -475,7 +479,10 @@ impl Run<'_> {
                 self.note(|| format!("node {} loses a sum", slot.0));
             }
         }
-        self.watcher.judge.is_hurt(slot);
+        // Rows and vector are of one another whatever the log has lost.
+        if trouble != Trouble::LoseLog {
+            self.watcher.judge.is_hurt(slot);
+        }
         self.excuse();
     }
 
@@ -486,15 +493,14 @@ impl Run<'_> {
             .world
             .slots()
             .map(|slot| {
+                let Some(node) = self.cluster.world.node(slot) else {
+                    let map = &self.cluster.disks[slot.0 as usize].map;
+                    return seen(map, !is_whole(map));
+                };
+                // One that is just being built again has less than what is on its disk still.
                 let is_hurt = self.watcher.judge.may_be_hurt(slot);
-                match self.cluster.world.node(slot) {
-                    Some(node) => {
-                        // One that is just being built again has less than what is on its disk still.
-                        let (now, durable) = (node.replica().vector(), seen(node.durable(), is_hurt));
-                        if now.covers(&durable) { durable } else { now.clone() }
-                    }
-                    None => seen(&self.cluster.disks[slot.0 as usize].map, is_hurt),
-                }
+                let (now, durable) = (node.replica().vector(), seen(node.durable(), is_hurt));
+                if now.covers(&durable) { durable } else { now.clone() }
             })
             .collect();
         self.watcher.judge.lost(&left);
@@ -516,9 +522,9 @@ impl Run<'_> {
 
     fn start(&mut self, slot: Slot) {
         let contacts: Vec<Slot> = self.cluster.world.slots().take(3).collect();
+        self.watcher.judge.begins_anew(slot, is_whole(&self.cluster.disks[slot.0 as usize].map));
         self.cluster.start(slot, &contacts);
         self.note(|| format!("node {} starts", slot.0));
-        self.watcher.judge.begins_anew(slot);
     }
 
     /// Nothing goes wrong any more.
