@@ -9,7 +9,7 @@
 //! | keys | [`Body::Keys`] | [`Said::Differs`]: the same with more buckets; [`Said::Keys`]: again, until nothing is missing; [`Said::Opened`]: compare, because it cannot be told key by key |
 //! | compare | [`Body::Open`], where nothing was asked key by key; then [`Body::Look`] until nothing is left to look at, then [`Body::Close`] where the last answer did not say the end, too | [`Said::Opened`], [`Said::Looked`], [`Said::Closed`]; [`Said::Over`]: from the beginning |
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use rand::SeedableRng;
@@ -37,10 +37,19 @@ pub const FAILED_TIME: Duration = Duration::from_secs(5);
 /// A comparison that drops much waits so long for somebody else to say the same.
 pub const CONFIRM_TIME: Duration = Duration::from_secs(60);
 
+/// After so long what somebody said confirms nothing any more.
+pub const CONFIRMED_TIME_MAX: Duration = Duration::from_secs(600);
+
+/// Longest comparison, however it goes on: nothing that the other has seen is taken in meanwhile.
+pub const COMPARED_TIME_MAX: Duration = Duration::from_secs(3600);
+
 /// Equal vectors with different rows for so long are mended: until then whoever finds something lost is built again.
 pub const MEND_TIME: Duration = Duration::from_secs(10);
 
-/// A vector of so few actors is told whole, unasked: that saves round trips in most clusters.
+/// Who has just been mended with is not compared with again for the same reason for so long.
+pub const MENDED_REST: Duration = Duration::from_secs(600);
+
+/// A vector of so few numbers is told whole, unasked: that saves round trips in most clusters.
 const SHORT_MAX: usize = 64;
 
 /// Times that more buckets are told because they differ, too, until all are.
@@ -51,9 +60,6 @@ const BEGUN_MAX: u32 = 3;
 
 /// What is told at once.
 pub const BUDGET: Budget = Budget { keys: 512, bytes: 1 << 20 };
-
-/// Rows that are told at once.
-pub const ROWS_MAX: usize = 512;
 
 /// Ranges that are looked at with one question.
 const LOOKED_AT_ONCE: usize = 256;
@@ -150,7 +156,7 @@ pub enum Noted {
     },
     /// Equal vectors, different rows: one of the two has lost something without noticing.
     Integrity(Name),
-    /// That was still so when both had looked, and what stands there stands here, too.
+    /// That was still so after a while, and what stands there stands here, too.
     Mended {
         /// Who has told it.
         with: Name,
@@ -167,6 +173,8 @@ struct Peer {
     differs: Option<Time>,
     /// Since when its rows differ though it has seen the same.
     unequal: Option<Time>,
+    /// Before that is no reason to compare all with it.
+    mended_until: Time,
     /// Nothing is missing here of what it had seen when it came to this.
     checked: Option<Digest>,
     /// Not asked before.
@@ -182,6 +190,8 @@ struct Asking {
     number: u64,
     /// Given up then.
     until: Time,
+    /// And then at the latest.
+    until_at_last: Time,
     begun: u32,
     /// Whether it is about rows that differ though both have seen the same.
     mends: bool,
@@ -199,11 +209,11 @@ enum Step {
 /// What was asked last.
 type Look = (Vec<Divided>, Vec<Wanted>);
 
-/// What is still to be asked.
+/// What is still to be asked: what was found last is asked next, so that little is left at any time.
 #[derive(Clone, Debug, Default)]
 struct Left {
-    divided: VecDeque<Divided>,
-    wanted: VecDeque<Wanted>,
+    divided: Vec<Divided>,
+    wanted: Vec<Wanted>,
 }
 
 impl Left {
@@ -218,8 +228,8 @@ impl Left {
 
     /// What is asked next; None if nothing is left.
     fn next(&mut self) -> Option<Look> {
-        let divided: Vec<Divided> = self.divided.drain(..self.divided.len().min(LOOKED_AT_ONCE)).collect();
-        let wanted: Vec<Wanted> = self.wanted.drain(..self.wanted.len().min(LOOKED_AT_ONCE)).collect();
+        let divided = self.divided.split_off(self.divided.len().saturating_sub(LOOKED_AT_ONCE));
+        let wanted = self.wanted.split_off(self.wanted.len().saturating_sub(LOOKED_AT_ONCE));
         (!divided.is_empty() || !wanted.is_empty()).then_some((divided, wanted))
     }
 }
@@ -299,7 +309,7 @@ impl AntiEntropy {
             Some(since) if peer.digest.is_some() && peer.digest != peer.checked => since + DIFFER_TIME,
             Some(_) => return None,
             // As long as both have seen the same.
-            None => peer.unequal? + MEND_TIME,
+            None => peer.mended_until.max(peer.unequal? + MEND_TIME),
         };
         let at = at.max(peer.not_before);
         Some(match self.unconfirmed {
@@ -327,9 +337,9 @@ impl AntiEntropy {
         let due = self.peers.iter().filter(|(name, peer)| self.ask_at(**name, peer).is_some_and(|at| at <= now));
         let due: Vec<Name> = due.map(|(name, _)| *name).collect();
         let Some(with) = due.choose(&mut self.rng).copied() else { return Ok(None) };
-        let (me, until) = (replica.me(), now);
+        let (me, until, until_at_last) = (replica.me(), now, now + COMPARED_TIME_MAX);
         let mends = self.peers.get(&with).is_some_and(|peer| peer.differs.is_none());
-        self.asking = Some(Asking { with, me, number: 0, until, begun: 0, mends, step: Step::Opening });
+        self.asking = Some(Asking { with, me, number: 0, until, until_at_last, begun: 0, mends, step: Step::Opening });
         Ok(match mends {
             true => self.send(Body::Open, Step::Opening, now),
             false => self.ask_keys(replica, told_at_first(replica), 0, now),
@@ -348,7 +358,8 @@ impl AntiEntropy {
     fn send(&mut self, body: Body, step: Step, now: Time) -> Sent {
         self.number += 1;
         let asking = self.asking.as_mut()?;
-        (asking.number, asking.until, asking.step) = (self.number, now + ANSWER_TIME_MAX, step);
+        let until = asking.until_at_last.min(now + ANSWER_TIME_MAX);
+        (asking.number, asking.until, asking.step) = (self.number, until, step);
         Some((asking.with, Request { to: asking.me, number: self.number, body }))
     }
 
@@ -442,7 +453,7 @@ impl AntiEntropy {
         now: Time,
     ) -> Result<bool, Trouble<T::Error>> {
         let is_done = match self.asking.as_ref().is_some_and(|asking| asking.mends) {
-            true => self.mend(replica, tx, who, closed)?,
+            true => self.mend(replica, tx, who, closed, now)?,
             false => self.adopt(replica, tx, who, closed, now)?,
         };
         if is_done {
@@ -460,7 +471,8 @@ impl AntiEntropy {
         closed: &Closed,
         now: Time,
     ) -> Result<bool, Trouble<T::Error>> {
-        let is_confirmed = self.unconfirmed.is_some_and(|(other, since)| other != from || since + CONFIRM_TIME <= now);
+        let said = self.unconfirmed.filter(|(_, since)| now <= *since + CONFIRMED_TIME_MAX);
+        let is_confirmed = said.is_some_and(|(other, since)| other != from || since + CONFIRM_TIME <= now);
         match replica.adopt(tx, by, closed, is_confirmed)? {
             Adopted::Done => {
                 self.unconfirmed = None;
@@ -482,10 +494,11 @@ impl AntiEntropy {
         tx: &mut T,
         (from, by): (Name, Actor),
         closed: &Closed,
+        now: Time,
     ) -> Result<bool, Trouble<T::Error>> {
         let mended = replica.mend(tx, by, closed)?;
         if let (Some(keys), Some(peer)) = (mended, self.peers.get_mut(&from)) {
-            peer.unequal = None;
+            peer.mended_until = now + MENDED_REST;
             self.noted.push(Noted::Mended { with: from, keys });
         }
         Ok(mended.is_some())
@@ -496,8 +509,8 @@ impl AntiEntropy {
             let by = begun.by;
             return self.send(Body::Close(begun), Step::Closing { by }, now);
         };
-        // A long vector is not sent for nothing: where ranges are divided further, more is to come.
-        let may_be_last = left.len() == 0 && (divided.is_empty() || is_short(&begun.opened));
+        // A long vector is not sent for nothing.
+        let may_be_last = left.len() == 0 && is_short(&begun.opened);
         let end_of = may_be_last.then(|| begun.clone());
         let body = Body::Look { divided: divided.clone(), wanted: wanted.clone(), end_of };
         self.send(body, Step::Looking { begun, asked: (divided, wanted), left }, now)
@@ -508,15 +521,16 @@ impl AntiEntropy {
         let Some(asking) = self.asking.take() else { return };
         if let Some(peer) = self.peers.get_mut(&asking.with) {
             peer.checked = peer.digest;
-            peer.differs = None;
+            (peer.differs, peer.unequal) = (None, None);
         }
+        self.unconfirmed.take_if(|(other, _)| *other == asking.with);
         self.noted.push(Noted::CaughtUp(asking.with));
     }
 }
 
 /// Whether a vector takes no more than what its buckets come to.
 fn is_short(vector: &Vector) -> bool {
-    vector.iter().len() <= SHORT_MAX
+    vector.iter().map(|(_, seen)| 1 + seen.extras().len()).sum::<usize>() <= SHORT_MAX
 }
 
 /// Buckets that the first question tells.
@@ -537,7 +551,10 @@ pub fn answer<T: KvTx>(replica: &Replica, tx: &mut T, request: &Request) -> Resu
         },
         Body::Open => Said::Opened(replica.opened(tx)?),
         Body::Look { divided, wanted, end_of } => {
-            let looked = replica.look(tx, divided, wanted, ROWS_MAX)?;
+            // Nobody who keeps to it asks more.
+            let (divided, wanted) = (divided.iter().take(LOOKED_AT_ONCE), wanted.iter().take(LOOKED_AT_ONCE));
+            let (divided, wanted): (Vec<_>, Vec<_>) = (divided.copied().collect(), wanted.cloned().collect());
+            let looked = replica.look(tx, &divided, &wanted, BUDGET)?;
             let is_last = looked.divided.is_empty() && looked.rows.iter().all(|told| told.rest.is_none());
             let closed = match end_of.as_ref().filter(|_| is_last) {
                 Some(Begun { by, opened }) => replica.close(tx, *by, opened)?,

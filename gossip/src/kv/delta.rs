@@ -49,6 +49,18 @@ pub struct Budget {
     pub bytes: usize,
 }
 
+impl Budget {
+    pub(super) fn is_spent(&self) -> bool {
+        self.keys == 0 || self.bytes == 0
+    }
+
+    /// Tells a key more.
+    pub(super) fn take(&mut self, entry: &Entry) {
+        let len = entry.siblings().iter().map(|sibling| sibling.value.len()).sum();
+        (self.keys, self.bytes) = (self.keys.saturating_sub(1), self.bytes.saturating_sub(len));
+    }
+}
+
 /// What is answered to a vector.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Answer {
@@ -95,12 +107,12 @@ impl Replica {
         let Some(missing) = self.missing(tx, &part, &asked.part, MISSING_MAX)? else { return Ok(Answer::TooOld) };
         let keys = missing.keys().take(budget.keys).cloned().collect();
         let mut told: Vec<Told> = Vec::new();
-        let mut left = budget.bytes;
+        let mut left = budget;
         for (key, entry) in self.entries(tx, keys)? {
-            if left == 0 {
+            if left.is_spent() {
                 break;
             }
-            left = left.saturating_sub(entry.siblings().iter().map(|sibling| sibling.value.len()).sum());
+            left.take(&entry);
             let dots = missing.get(&key).into_iter().flatten().copied().collect();
             told.push(Told { key, entry, dots });
         }

@@ -102,7 +102,8 @@ impl Entry {
         });
         let new = theirs.siblings.iter().filter(|sibling| {
             let is_covered = vector.contains(&sibling.dot) || context.contains(&sibling.dot);
-            !is_covered && !has(&ours, &sibling.dot)
+            // What it has not seen it cannot hold: taken in, it would stand twice when it comes.
+            their_vector.contains(&sibling.dot) && !is_covered && !has(&ours, &sibling.dot)
         });
         self.siblings = kept.chain(new).cloned().collect();
         self.siblings.sort_by_key(|sibling| sibling.dot);
@@ -111,16 +112,17 @@ impl Entry {
         self.context.retain(|dot| !vector.contains(dot) && !their_vector.contains(dot));
     }
 
-    /// Takes in what another store that has seen the same holds of this key, where one of the two has lost something and
+    /// Takes in what another store that has seen the same, by this vector, holds of this key, where one of the two has lost something and
     /// nobody can say which: what stands on either side stands, unless something else that stands has taken its place.
-    pub fn mend(&mut self, theirs: &Entry) {
-        let missing = theirs.siblings.iter().filter(|sibling| !has(&self.siblings, &sibling.dot));
+    pub fn mend(&mut self, vector: &Vector, theirs: &Entry) {
+        let is_missing = |sibling: &&Sibling| vector.contains(&sibling.dot) && !has(&self.siblings, &sibling.dot);
+        let missing = theirs.siblings.iter().filter(is_missing);
         let mut siblings: Vec<Sibling> = self.siblings.iter().chain(missing).cloned().collect();
         siblings.sort_by_key(|sibling| sibling.dot);
         let replaced: Dots = siblings.iter().flat_map(|sibling| sibling.replaces.iter().copied()).collect();
         siblings.retain(|sibling| !replaced.contains(&sibling.dot));
         self.siblings = siblings;
-        self.context.extend(theirs.context.iter().copied());
+        self.context.extend(theirs.context.iter().filter(|dot| !vector.contains(dot)).copied());
     }
 }
 

@@ -1,6 +1,8 @@
 //! A node's map as a machine: takes what is to be done together in one transaction, and says what follows once that is
 //! durable. What it is told and what it says are plain values; the store is the caller's, and so is time.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 
 use super::anti_entropy::{self, AntiEntropy, Noted, Reply, Request, Sent};
@@ -66,6 +68,10 @@ pub struct Config {
     pub log_keep: u64,
 }
 
+/// Somebody's rows are a reason to look at all of ours again only after so long. What differs is looked at all the same when it
+/// is compared.
+const AUDIT_REST: Duration = Duration::from_secs(60);
+
 /// The machine.
 pub struct Machine {
     config: Config,
@@ -75,12 +81,22 @@ pub struct Machine {
     /// All that is in the log before this place another node has seen.
     seen: u64,
     audit: bool,
+    /// When somebody's rows were a reason to look at all of ours last.
+    audited: Option<Time>,
 }
 
 impl Machine {
     /// Over a copy that was opened, or built again.
     pub fn new(config: Config, replica: Replica, seed: u64) -> Self {
-        Self { config, replica, anti_entropy: AntiEntropy::new(seed), peers: Vec::new(), seen: 0, audit: false }
+        Self {
+            config,
+            replica,
+            anti_entropy: AntiEntropy::new(seed),
+            peers: Vec::new(),
+            seen: 0,
+            audit: false,
+            audited: None,
+        }
     }
 
     /// The copy.
@@ -134,7 +150,10 @@ impl Machine {
         self.replica.trim_log(tx, self.config.log_keep, self.seen)?;
         for noted in self.anti_entropy.take_noted() {
             // One of the two has lost something without noticing: both look.
-            self.audit |= matches!(noted, Noted::Integrity(_));
+            let is_due = self.audited.is_none_or(|at| at + AUDIT_REST <= now);
+            if matches!(noted, Noted::Integrity(_)) && is_due {
+                (self.audit, self.audited) = (true, Some(now));
+            }
             effects.push(Effect::Noted(noted));
         }
         self.replica.finish(tx)

@@ -14,6 +14,7 @@ use std::collections::BTreeSet;
 
 use bytes::Bytes;
 
+use super::delta::Budget;
 use super::dot::{Actor, Dot};
 use super::entry::Entry;
 use super::key::Key;
@@ -85,14 +86,20 @@ impl Looked {
         };
         let is_answer = |told: &Rows| {
             let Some(asked_after) = asked_after(&told.range) else { return false };
+            let keys = asked_after.into_iter().chain(told.rows.iter().map(|(key, _)| key));
+            let ascend = keys.map(|key| (Place::of(key), key)).is_sorted_by(|one, next| one < next);
             let after = told.rows.last().map(|(key, _)| key).or(asked_after);
-            let goes_on =
-                told.rest.as_ref().is_none_or(|rest| rest.range == told.range && rest.after.as_ref() == after);
-            goes_on && told.rows.iter().all(|(key, _)| told.range.places().contains(&Place::of(key).0))
+            let is_rest = |rest: &Wanted| rest.range == told.range && rest.after.as_ref() == after;
+            let is_within = |key: &Key| told.range.places().contains(&Place::of(key).0);
+            ascend && told.rest.as_ref().is_none_or(is_rest) && told.rows.iter().all(|(key, _)| is_within(key))
         };
         let comes_on =
             self.rows.iter().all(|told| told.rest.is_none()) || self.rows.iter().any(|told| !told.rows.is_empty());
-        comes_on && self.rows.iter().all(is_answer) && self.divided.iter().all(|divided| parts.contains(&divided.range))
+        let answered: BTreeSet<Range> = self.rows.iter().map(|told| told.range).collect();
+        comes_on
+            && self.rows.iter().all(is_answer)
+            && wanted.iter().all(|wanted| answered.contains(&wanted.range))
+            && self.divided.iter().all(|divided| parts.contains(&divided.range))
     }
 }
 
@@ -188,9 +195,13 @@ impl<'a, T: KvTx> View<'a, T> {
         Ok(self.leaf.as_ref().map_or(&[], |(_, rows)| rows))
     }
 
-    /// Rows of a range, `rows_max` at most.
-    fn rows(&mut self, range: Range, after: Option<Key>, rows_max: usize) -> Result<Rows, Trouble<T::Error>> {
+    /// Rows of a range, as many as the budget has left.
+    fn rows(&mut self, range: Range, after: Option<Key>, left: &mut Budget) -> Result<Rows, Trouble<T::Error>> {
         let mut told = Rows { range, rows: Vec::new(), rest: None };
+        if left.is_spent() {
+            told.rest = Some(Wanted { range, after });
+            return Ok(told);
+        }
         let first = Place(*range.places().start());
         let after = after.map(|key| (Place::of(&key), key)).filter(|(place, _)| range.places().contains(&place.0));
         let from = after.as_ref().map_or(first, |(place, _)| *place);
@@ -200,11 +211,12 @@ impl<'a, T: KvTx> View<'a, T> {
                 if is_told || !range.places().contains(&row.place.0) {
                     continue;
                 }
-                if told.rows.len() == rows_max {
+                if left.is_spent() {
                     let last = told.rows.last().map(|(key, _)| key.clone());
                     told.rest = Some(Wanted { range, after: last.or(after.map(|(_, key)| key)) });
                     return Ok(told);
                 }
+                left.take(&row.entry);
                 told.rows.push((row.key.clone(), row.entry.clone()));
             }
         }
@@ -240,7 +252,7 @@ impl Replica {
         Ok(Opened { by: self.me(), vector: self.vector().clone(), divided })
     }
 
-    /// Compares, and tells rows, about so many at most.
+    /// Compares, and tells rows, no more than the budget has.
     ///
     /// # Errors
     /// When that cannot be done.
@@ -249,17 +261,14 @@ impl Replica {
         tx: &mut T,
         divided: &[Divided],
         wanted: &[Wanted],
-        rows_max: usize,
+        mut budget: Budget,
     ) -> Result<Looked, Trouble<T::Error>> {
         let mut view = View::new(self, tx);
         let Differences { divided, few } = reconcile::compare(&mut view, divided)?;
         let few = few.into_iter().map(|range| Wanted { range, after: None });
-        let mut left = rows_max;
         let mut rows = Vec::new();
         for Wanted { range, after } in few.chain(wanted.iter().cloned()) {
-            let told = view.rows(range, after, left)?;
-            left -= told.rows.len();
-            rows.push(told);
+            rows.push(view.rows(range, after, &mut budget)?);
         }
         Ok(Looked { divided, rows })
     }
@@ -428,7 +437,7 @@ impl Replica {
                 let names = told.iter().flat_map(|(entry, _)| entry.names()).collect();
                 match (told, rule) {
                     (Some((entry, _)), Rule::Merge(theirs)) => after.merge(self.vector(), &entry, theirs),
-                    (Some((entry, _)), Rule::Mend) => after.mend(&entry),
+                    (Some((entry, _)), Rule::Mend) => after.mend(self.vector(), &entry),
                     (None, Rule::Merge(theirs)) => after.strip(theirs),
                     (None, Rule::Mend) => {}
                 }

@@ -287,7 +287,6 @@ impl KvTx for Memory {
     }
 
     fn trim_log(&mut self, keep: u64, before: u64, count: usize) -> Result<u64, Infallible> {
-        self.changes += 1;
         let held = &mut self.held;
         let extra = (held.order.len() as u64).saturating_sub(keep).min(count as u64);
         let oldest: Vec<(u64, Dot)> =
@@ -296,6 +295,7 @@ impl KvTx for Memory {
             held.order.remove(place);
             held.log.remove(dot);
         }
+        self.changes += u64::from(!oldest.is_empty());
         Ok(oldest.len() as u64)
     }
 
@@ -334,7 +334,7 @@ impl KvTx for Memory {
     }
 
     fn set_behind(&mut self, is_behind: bool) -> Result<(), Infallible> {
-        self.changes += 1;
+        self.changes += u64::from(self.is_behind != is_behind);
         self.is_behind = is_behind;
         Ok(())
     }
@@ -356,7 +356,7 @@ impl KvTx for Memory {
     }
 
     fn clear_staged(&mut self) -> Result<(), Infallible> {
-        self.changes += 1;
+        self.changes += u64::from(!self.staged.is_empty());
         self.staged.clear();
         Ok(())
     }

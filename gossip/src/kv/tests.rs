@@ -195,6 +195,7 @@ impl Node {
 
     /// Compares all with another, and takes it in; `between` runs between any two steps.
     fn compare(&mut self, other: &mut Node, mut between: impl FnMut(&mut Node, &mut Node)) -> Option<Adopted> {
+        const BUDGET: Budget = Budget { keys: 2, bytes: usize::MAX };
         let opened = other.tx(|replica, disk| replica.opened(disk));
         between(self, other);
         let mut found = self.tx(|replica, disk| replica.begin(disk, &opened));
@@ -202,7 +203,7 @@ impl Node {
             let mut wanted: Vec<Wanted> = found.few.drain(..).map(|range| Wanted { range, after: None }).collect();
             let divided = std::mem::take(&mut found.divided);
             between(self, other);
-            let looked = other.tx(|replica, disk| replica.look(disk, &divided, &wanted, 2));
+            let looked = other.tx(|replica, disk| replica.look(disk, &divided, &wanted, BUDGET));
             wanted.clear();
             between(self, other);
             let mut rows = looked.rows;
@@ -210,7 +211,7 @@ impl Node {
                 self.tx(|replica, disk| replica.stage(disk, &told));
                 if let Some(rest) = told.rest {
                     between(self, other);
-                    rows.extend(other.tx(|replica, disk| replica.look(disk, &[], &[rest], 2)).rows);
+                    rows.extend(other.tx(|replica, disk| replica.look(disk, &[], &[rest], BUDGET)).rows);
                 }
             }
             found = self.tx(|replica, disk| replica.compare(disk, &looked.divided));

@@ -67,27 +67,36 @@ fn rows_of_ranges_that_were_not_asked_for_or_of_others_are_not_taken() {
     let within = wanted.iter().map(|wanted| wanted.range).find(|range| range.places().contains(&place)).expect("some");
     let without = wanted.iter().map(|wanted| wanted.range).find(|range| *range != within).expect("more than one");
     let rest = |rows: Rows, after: Option<Key>| Rows { rest: Some(Wanted { range: rows.range, after }), ..rows };
-    for (rows, is_answer) in [
+    let others = |range: Range| wanted.iter().map(|wanted| wanted.range).filter(move |other| *other != range);
+    for (told, is_answer) in [
         (rows(within, &["color"]), true),
         (rows(within, &[]), true),
         (rest(rows(within, &["color"]), Some(key.clone())), true),
         (rows(without, &["color"]), false),
         (rows(Range::ALL, &[]), false),
         (rows(asked.parts().expect("parts")[0], &[]), false),
+        (rows(within, &["color", "color"]), false),
         // This would never come to an end.
         (rest(rows(within, &["color"]), None), false),
         (rest(rows(within, &[]), None), false),
     ] {
-        let looked = Looked { divided: Vec::new(), rows: vec![rows.clone()] };
-        assert_eq!(looked.answers(&[], &wanted), is_answer, "{rows:?}");
+        let with_others = || others(told.range).map(|range| rows(range, &[])).chain([told.clone()]).collect();
+        let looked = Looked { divided: Vec::new(), rows: with_others() };
+        assert_eq!(looked.answers(&[], &wanted), is_answer, "{told:?}");
         if !is_answer {
             let [node] = nodes();
             let mut asker = Asker::asking(node);
             asker.looking(Vector::default());
-            assert!(!asker.answer(Said::Looked(looked, None)), "{rows:?}");
+            assert!(!asker.answer(Said::Looked(looked, None)), "{told:?}");
             assert!(asker.node.replica.session.is_none(), "given up");
         }
     }
+    let nothing = Looked { divided: Vec::new(), rows: others(within).map(|range| rows(range, &[])).collect() };
+    assert!(!nothing.answers(&[], &wanted), "of one that was wanted nothing is said");
+    // The same again, as if it was the rest.
+    let again = [Wanted { range: within, after: Some(key.clone()) }];
+    let looked = Looked { divided: Vec::new(), rows: vec![rows(within, &["color"])] };
+    assert!(!looked.answers(&[], &again));
     let looked = Looked { divided: vec![Divided { range: Range::ALL, parts: [[7; 16]; 4] }], rows: Vec::new() };
     assert!(!looked.answers(&[], &wanted), "what is divided again and again");
 }
@@ -133,4 +142,24 @@ fn whoever_says_over_and_over_that_more_differs_is_not_asked_any_more() {
     let mut asker = Asker::asking(node);
     let asked = (0..100).take_while(|bucket| asker.answer(Said::Differs([*bucket].into()))).count();
     assert!(asked < 10, "{asked} times");
+}
+
+#[test]
+fn what_a_peer_holds_without_having_seen_it_is_not_taken_in() {
+    let [mut node, mut author] = nodes();
+    let first = author.put(&key(), "first");
+    let second = author.write(&key(), Some("second"), &Write::Beside).expect("no limit").expect("something to do");
+    let sibling = |written: &Written| Sibling {
+        dot: written.op.dot,
+        value: written.op.value.clone().expect("a put"),
+        replaces: written.op.replaces.clone(),
+    };
+    let entry = Entry::from_parts(vec![sibling(&first), sibling(&second)], Dots::default());
+    let dots = [first.op.dot].into_iter().collect();
+    let told = Told { key: key(), entry, dots };
+    let part: Vector = [first.op.dot].into_iter().collect();
+    node.tx(|replica, disk| replica.merge(disk, &[told], &part));
+    assert_eq!(node.values(&key()), ["first"]);
+    node.apply(&second);
+    node.is_whole(&[first.op, second.op]);
 }

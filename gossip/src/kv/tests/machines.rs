@@ -203,7 +203,7 @@ fn what_stands_only_because_a_write_was_lost_goes_where_that_write_stands() {
     let whole = one.tx(|replica, disk| replica.get(disk, &key()));
     for (ours, theirs) in [(&lost_the_second, &whole), (&whole, &lost_the_second)] {
         let mut mended = ours.clone();
-        mended.mend(theirs);
+        mended.mend(one.replica.vector(), theirs);
         assert_eq!(mended, whole);
     }
 }

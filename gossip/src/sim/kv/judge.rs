@@ -23,6 +23,8 @@ pub(super) struct Judge {
     last: BTreeMap<Slot, Vector>,
     /// What was lost behind their backs makes their rows another thing than their vectors until they notice.
     hurt: BTreeSet<Slot>,
+    /// Those whose disk, or what it is a copy of, was hurt at any time: only they may be built again.
+    ever_hurt: BTreeSet<Slot>,
 }
 
 impl Judge {
@@ -71,20 +73,32 @@ impl Judge {
     /// Rows and vector of a node are not of one another from now on.
     pub(super) fn is_hurt(&mut self, slot: Slot) {
         self.hurt.insert(slot);
+        self.ever_hurt.insert(slot);
+    }
+
+    /// What is on its disk was on another's.
+    pub(super) fn is_copy(&mut self, slot: Slot, of: Slot) {
+        if self.ever_hurt.contains(&of) {
+            self.ever_hurt.insert(slot);
+        }
     }
 
     /// It has built its store again.
     pub(super) fn is_recovered(&mut self, slot: Slot) {
+        if !self.ever_hurt.contains(&slot) {
+            self.violations.push(format!("node {} is built again, and nothing of it was lost", slot.0));
+        }
         self.last.remove(&slot);
         self.hurt.remove(&slot);
     }
 
     /// It begins another life with what is on its disk: what it was at some commit, whole or not.
     pub(super) fn begins_anew(&mut self, slot: Slot, is_whole: bool) {
-        self.is_recovered(slot);
-        if !is_whole {
-            self.is_hurt(slot);
-        }
+        self.last.remove(&slot);
+        match is_whole {
+            true => self.hurt.remove(&slot),
+            false => self.hurt.insert(slot),
+        };
     }
 
     /// Whether the rows of a node may not be those of its vector.

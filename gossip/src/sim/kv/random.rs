@@ -446,6 +446,7 @@ impl Run<'_> {
         self.cluster.save(slot);
         let copy = self.cluster.add_clone(slot);
         self.note(|| format!("node {} has a copy of the home of {}", copy.0, slot.0));
+        self.watcher.judge.is_copy(copy, slot);
         self.start(copy);
     }
 

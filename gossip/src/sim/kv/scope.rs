@@ -231,13 +231,13 @@ impl Node {
 
     /// Compares all with another.
     fn compare(&mut self, other: &mut Node) -> Result<(), String> {
-        const ROWS_MAX: usize = 9;
+        const BUDGET: Budget = Budget { keys: 9, bytes: usize::MAX };
         let opened = other.tx(|replica, disk| replica.opened(disk))?;
         let mut found = self.tx(|replica, disk| replica.begin(disk, &opened))?;
         while !found.divided.is_empty() || !found.few.is_empty() {
             let few = found.few.iter().map(|range| Wanted { range: *range, after: None });
             let (divided, wanted): (Vec<_>, Vec<_>) = (std::mem::take(&mut found.divided), few.collect());
-            let looked = other.tx(|replica, disk| replica.look(disk, &divided, &wanted, ROWS_MAX))?;
+            let looked = other.tx(|replica, disk| replica.look(disk, &divided, &wanted, BUDGET))?;
             found = self.tx(|replica, disk| {
                 for rows in &looked.rows {
                     replica.stage(disk, rows)?;

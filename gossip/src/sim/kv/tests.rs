@@ -29,3 +29,12 @@ fn three_nodes_with_two_keys_can_do_nothing_wrong_in_a_few_steps() {
     assert!(found.states.iter().all(|states| *states > 0), "{found:?}");
     assert_eq!(found.violations, Vec::<String>::new());
 }
+
+#[test]
+fn what_is_possible_does_not_depend_on_who_looks() {
+    let alone = scope::explore(3, 1);
+    assert_eq!(alone.states.len(), 3);
+    for threads in [2, 5] {
+        assert_eq!(scope::explore(3, threads), alone);
+    }
+}

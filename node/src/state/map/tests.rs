@@ -93,6 +93,7 @@ fn a_file_that_has_lost_something_is_found_out_and_built_again_from_the_rest() {
         ("UPDATE kv_rows SET row = CAST(row || 'x' AS BLOB) WHERE key = CAST('key 1' AS BLOB)", false),
         ("UPDATE kv_rows SET place = place + 1 WHERE key = CAST('key 1' AS BLOB)", false),
         ("DELETE FROM kv_sums WHERE number = (SELECT min(number) FROM kv_sums)", true),
+        ("UPDATE kv_rows SET key = x'ff' WHERE key = CAST('key 1' AS BLOB)", false),
         ("UPDATE kv_node SET root = NULL", true),
         ("UPDATE kv_actors SET seen = NULL", true),
         ("UPDATE kv_actors SET seen = NULL; DELETE FROM kv_sums WHERE number >= 4096", true),
