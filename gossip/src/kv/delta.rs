@@ -178,10 +178,10 @@ impl Replica {
             return Ok(0);
         }
         self.notice_all(theirs);
-        let mut new = 0;
+        let (mut new, mut checked) = (0, BTreeSet::new());
         for Told { key, entry, dots } in keys {
             entry.names().for_each(|dot| self.notice(&dot));
-            let loaded = self.load(tx, key)?;
+            let loaded = self.load_from_whole(tx, key, &mut checked)?;
             let (mut ours, before) = loaded.map_or_else(Default::default, |(entry, hash)| (entry, Some(hash)));
             ours.merge(self.vector(), entry, theirs);
             self.store(tx, key, before, &ours)?;

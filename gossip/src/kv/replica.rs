@@ -346,6 +346,22 @@ impl Replica {
         row::decode(key, &row).map(Some).map_err(|row::Damaged| Trouble::Damage(Damage::Row(key.clone())))
     }
 
+    /// What is held of a key, where it follows from there being no row that it was deleted: each leaf of which a row is missing
+    /// is looked at once.
+    pub(super) fn load_from_whole<T: KvTx>(
+        &self,
+        tx: &mut T,
+        key: &Key,
+        checked: &mut BTreeSet<usize>,
+    ) -> Result<Option<(Entry, blake3::Hash)>, Trouble<T::Error>> {
+        let loaded = self.load(tx, key)?;
+        let leaf = Place::of(key).leaf();
+        if loaded.is_none() && checked.insert(leaf) {
+            self.check_leaf(tx, leaf)?;
+        }
+        Ok(loaded)
+    }
+
     /// Keeps what is held of a key, of which the row that was there has added a hash to its sum. Whether that is something
     /// else.
     pub(super) fn store<T: KvTx>(

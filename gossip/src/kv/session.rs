@@ -423,13 +423,13 @@ impl Replica {
         rule: Rule<'_>,
         mut each: impl FnMut(&mut Self, &mut T, Merged) -> Result<(), Trouble<T::Error>>,
     ) -> Result<(), Trouble<T::Error>> {
-        let mut last: Option<Key> = None;
+        let (mut last, mut checked): (Option<Key>, _) = (None, BTreeSet::new());
         loop {
             let staged = tx.staged(last.as_ref(), ROWS_AT_ONCE)?;
             let Some((key, _)) = staged.last() else { return Ok(()) };
             last = Some(key.clone());
             for (key, row) in staged {
-                let loaded = self.load(tx, &key)?;
+                let loaded = self.load_from_whole(tx, &key, &mut checked)?;
                 let (mut after, before) = loaded.map_or_else(Default::default, |(entry, hash)| (entry, Some(hash)));
                 let had_value = !after.siblings().is_empty();
                 let told = (row != TOUCHED).then(|| row::decode(&key, &row)).transpose();
@@ -449,19 +449,13 @@ impl Replica {
     /// Of ranges that were told, what is held here and not there: there it is nothing.
     fn stage_absent<T: KvTx>(&self, tx: &mut T, told: &BTreeSet<Range>) -> Result<(), Trouble<T::Error>> {
         for range in told {
-            let (mut from, mut after) = (Place(*range.places().start()), None);
-            loop {
-                let rows = tx.rows(from, after.as_ref(), ROWS_AT_ONCE)?;
-                let within = rows.into_iter().take_while(|(place, ..)| range.places().contains(&place.0));
-                let keys: Vec<(Place, Key)> = within.map(|(place, key, _)| (place, key)).collect();
-                for (_, key) in &keys {
-                    if tx.staged_row(key)?.is_none_or(|row| row == TOUCHED) {
-                        tx.stage(key, &row::encode(key, &Entry::default()).0)?;
+            let (first, last) = range.places().into_inner();
+            for leaf in Place(first).leaf()..=Place(last).leaf() {
+                for row in self.leaf(tx, leaf)? {
+                    let is_within = range.places().contains(&row.place.0);
+                    if is_within && tx.staged_row(&row.key)?.is_none_or(|row| row == TOUCHED) {
+                        tx.stage(&row.key, &row::encode(&row.key, &Entry::default()).0)?;
                     }
-                }
-                match keys.into_iter().nth(ROWS_AT_ONCE - 1) {
-                    Some((place, key)) => (from, after) = (place, Some(key)),
-                    None => break,
                 }
             }
         }

@@ -250,3 +250,26 @@ fn whoever_has_seen_the_same_and_holds_something_else_may_have_lost_what_is_in_t
         assert_eq!(asking.told(&node.replica, peer, theirs, Time(1)), has_all, "{theirs:?}");
     }
 }
+
+#[test]
+fn whoever_asks_takes_no_lost_row_for_a_deleted_one() {
+    let [mut a, mut b] = nodes();
+    let first = b.put(&key(), "first");
+    a.apply(&first);
+    b.put(&key(), "second");
+    a.lose(&key());
+    // Key by key.
+    let answer = a.asked(&mut b, 9);
+    let Answer::Keys { keys, part } = &answer else { panic!("{answer:?}") };
+    let damage = Err(Trouble::Damage(Damage::Leaf(Place::of(&key()).leaf())));
+    assert_eq!(a.replica.merge(&mut a.disk, keys, part).map(|_| ()), damage);
+    // By comparing all, which looks at sums first, and those are what they were.
+    b.drop_log();
+    let opened = b.tx(|replica, disk| replica.opened(disk));
+    let closed = b.tx(|replica, disk| replica.close(disk, opened.by, &Vector::default()));
+    assert_eq!(closed, None, "it has left the log");
+    let entry = b.tx(|replica, disk| replica.get(disk, &key()));
+    let closed = Closed { vector: opened.vector.clone(), changed: vec![(key(), entry)] };
+    a.replica.begin(&mut a.disk, &Opened { divided: Vec::new(), ..opened.clone() }).expect("nothing is looked at");
+    assert_eq!(a.replica.adopt(&mut a.disk, opened.by, &closed, true).map(|_| ()), damage);
+}
