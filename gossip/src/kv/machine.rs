@@ -68,9 +68,9 @@ pub struct Config {
     pub log_keep: u64,
 }
 
-/// Somebody's rows are a reason to look at all of ours again only after so long. What differs is looked at all the same when it
-/// is compared.
-const AUDIT_REST: Duration = Duration::from_secs(60);
+/// After looking at all rows, the same reason does not count for so long for each of them: ten times as long as it takes. It is
+/// not longer because whoever compares all with this node meanwhile may find equal what is not.
+const AUDIT_REST: Duration = Duration::from_micros(50);
 
 /// The machine.
 pub struct Machine {
@@ -80,9 +80,10 @@ pub struct Machine {
     peers: Vec<Name>,
     /// All that is in the log before this place another node has seen.
     seen: u64,
-    audit: bool,
-    /// When somebody's rows were a reason to look at all of ours last.
-    audited: Option<Time>,
+    /// When all is to be looked at because of what somebody else holds.
+    audit_at: Time,
+    /// Not before, however often there is reason to.
+    audit_not_before: Time,
 }
 
 impl Machine {
@@ -94,8 +95,8 @@ impl Machine {
             anti_entropy: AntiEntropy::new(seed),
             peers: Vec::new(),
             seen: 0,
-            audit: false,
-            audited: None,
+            audit_at: Time::NEVER,
+            audit_not_before: Time(0),
         }
     }
 
@@ -116,7 +117,7 @@ impl Machine {
 
     /// When there is something to do without being told.
     pub fn deadline(&self) -> Time {
-        if self.audit { Time(0) } else { self.anti_entropy.deadline() }
+        self.audit_at.min(self.anti_entropy.deadline())
     }
 
     /// Does all of this in a transaction, which is to be committed next. After an error it is to be given up, and this machine
@@ -142,7 +143,9 @@ impl Machine {
         for work in work {
             self.work(tx, work, now, effects)?;
         }
-        if std::mem::take(&mut self.audit) {
+        if self.audit_at <= now {
+            let rest = AUDIT_REST.saturating_mul(u32::try_from(self.replica.len()).unwrap_or(u32::MAX));
+            (self.audit_at, self.audit_not_before) = (Time::NEVER, now + rest);
             self.work(tx, Work::Audit, now, effects)?;
         }
         let sent = self.anti_entropy.wake(&mut self.replica, tx, now)?;
@@ -150,9 +153,8 @@ impl Machine {
         self.replica.trim_log(tx, self.config.log_keep, self.seen)?;
         for noted in self.anti_entropy.take_noted() {
             // One of the two has lost something without noticing: both look.
-            let is_due = self.audited.is_none_or(|at| at + AUDIT_REST <= now);
-            if matches!(noted, Noted::Integrity(_)) && is_due {
-                (self.audit, self.audited) = (true, Some(now));
+            if matches!(noted, Noted::Integrity(_)) {
+                self.audit_at = self.audit_at.min(self.audit_not_before.max(now));
             }
             effects.push(Effect::Noted(noted));
         }
@@ -206,7 +208,7 @@ impl Machine {
         self.anti_entropy = AntiEntropy::new(seed);
         self.peers.iter().for_each(|name| self.anti_entropy.up(*name));
         self.seen = 0;
-        self.audit = false;
+        self.audit_at = Time::NEVER;
         self.replica.finish(tx)
     }
 
