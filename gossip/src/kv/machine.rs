@@ -68,8 +68,8 @@ pub struct Config {
     pub log_keep: u64,
 }
 
-/// After looking at all rows, the same reason does not count for so long for each of them: ten times as long as it takes. It is
-/// not longer because whoever compares all with this node meanwhile may find equal what is not.
+/// After looking at all rows, the same reason does not count for so long for each of them, so that a peer cannot keep this node
+/// looking. It is not longer because whoever compares all with this node meanwhile may find equal what is not.
 const AUDIT_REST: Duration = Duration::from_micros(50);
 
 /// The machine.
