@@ -1,5 +1,7 @@
 //! Every command and flag with its help, and what becomes of a command line that cannot be read.
 
+mod kv;
+
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -9,11 +11,19 @@ use clap::error::ErrorKind;
 use clap::{Parser, Subcommand, value_parser};
 use p2p_api::{ByteRange, Code, Problem};
 
+pub(crate) use self::kv::{Del, Key, Kv, KvCommand, Ls, Put as KvPut, TokenSource, Watch};
+
 /// A well-formed address to show: BLAKE3 of nothing.
 const ADDRESS_EXAMPLE: &str = "af1349b9f5f9a1a6a0404dea36dcc9499bcb25c9adc112b7cc9a93cae41f3262";
 
 /// Hex digits of an address.
 const ADDRESS_LEN: usize = 64;
+
+/// Longest name in bytes, without what it begins with.
+const NAME_LEN_MAX: usize = 512;
+
+/// What names begin with, as keys and where an address could stand.
+const NAME_PREFIX: &str = "name/";
 
 const TOP_HELP: &str = "\
 Example:
@@ -57,12 +67,14 @@ pub(crate) struct Global {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Store a file; prints its address and nothing else
-    #[command(after_help = "Example:\n  p2p-cli put photo.jpg\n  tar -cf - photos | p2p-cli put -\n\n\
-        With fewer copies than asked for, the address is printed all the same and the exit code is 5.")]
+    #[command(after_help = "Example:\n  p2p-cli put photo.jpg\n  tar -cf - photos | p2p-cli put -\n  \
+        p2p-cli put notes.txt --name notes\n\n\
+        With fewer copies than asked for, the address is printed all the same and the exit code is 5.\n\n\
+        A name leads to the content on every node: p2p-cli get name/notes")]
     Put(Put),
-    /// Fetch content by its address
+    /// Fetch content by its address or name
     #[command(after_help = "Example:\n  p2p-cli get ADDRESS -o photo.jpg\n  p2p-cli get ADDRESS | tar -xf -\n  \
-        p2p-cli get ADDRESS --range 0-1023 -o head\n\n\
+        p2p-cli get name/notes\n  p2p-cli get ADDRESS --range 0-1023 -o head\n\n\
         A range is as in HTTP: bytes are counted from 0, A-B takes both ends, A- the rest, and -N the\n\
         last N. What lies behind the end of the file is left out; if nothing is left, the exit code is 2\n\
         (out_of_range). Only the blocks that hold the range are fetched.\n\n\
@@ -70,8 +82,13 @@ pub(crate) enum Command {
         the bare bytes, without a document.")]
     Get(Get),
     /// Show the size of content and who holds it
-    #[command(after_help = "Example:\n  p2p-cli stat ADDRESS")]
+    #[command(after_help = "Example:\n  p2p-cli stat ADDRESS\n  p2p-cli stat name/notes")]
     Stat(Stat),
+    /// Read and write the replicated map, which every node holds whole
+    #[command(after_help = "Example:\n  p2p-cli kv put color blue\n  p2p-cli kv get color\n\n\
+        Keys are text of 1 to 1024 bytes, values any bytes up to 64 KiB. Writes made without knowing of each\n\
+        other stand beside each other until a later one takes their place.")]
+    Kv(Kv),
     /// Show the state of the node
     #[command(after_help = "Example:\n  p2p-cli status --json\n  p2p-cli status --check || mail -s 'p2p' admin\n\n\
         Health is ok, degraded or isolated; the reasons follow it. It is not ok when too few members for the\n\
@@ -105,6 +122,12 @@ pub(crate) enum Command {
         A filter is a level (off, error, warn, info, debug, trace), and modules with levels of their own:\n\
         p2p_node, p2p_dht, p2p_gossip, libp2p_swarm and so on.")]
     LogLevel(LogLevel),
+    /// Copy the replicated map, as it is at this moment, into a file
+    #[command(after_help = "Example:\n  p2p-cli backup map-$(date +%F).backup\n  \
+        p2p-cli backup - | ssh other 'cat > map.backup'\n\n\
+        The file appears whole or not at all, and nobody else may read it. p2p-node restore reads it.\n\n\
+        --json prints {\"path\",\"size\"}; a backup on standard output comes without a document.")]
+    Backup(Backup),
     /// Wait until the node is ready; also for a node that is only starting
     #[command(after_help = "Example:\n  p2p-cli wait --members 3 --timeout 2m\n\n\
         Waits 60s in all unless --timeout says otherwise, then ends with 8, or with 6 if no node answers.")]
@@ -121,12 +144,16 @@ pub(crate) struct Put {
     /// Durable copies to wait for [default: the node's]
     #[arg(long, value_name = "N", value_parser = value_parser!(u32).range(1..))]
     pub(crate) acks: Option<u32>,
+    /// Lets name/NAME lead to it
+    #[arg(long, value_name = "NAME", value_parser = name)]
+    pub(crate) name: Option<String>,
 }
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Get {
-    /// Address of the content: 64 hexadecimal digits
-    pub(crate) address: Address,
+    /// Address of the content, 64 hexadecimal digits, or name/NAME
+    #[arg(value_name = "ADDRESS")]
+    pub(crate) content: ContentRef,
     /// File to write; - is standard output, the default
     #[arg(short, long, value_name = "PATH", default_value = "-", hide_default_value = true)]
     pub(crate) output: PathBuf,
@@ -143,8 +170,9 @@ pub(crate) struct Get {
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Stat {
-    /// Address of the content: 64 hexadecimal digits
-    pub(crate) address: Address,
+    /// Address of the content, 64 hexadecimal digits, or name/NAME
+    #[arg(value_name = "ADDRESS")]
+    pub(crate) content: ContentRef,
 }
 
 #[derive(Debug, clap::Args)]
@@ -201,6 +229,15 @@ pub(crate) struct LogLevel {
 }
 
 #[derive(Debug, clap::Args)]
+pub(crate) struct Backup {
+    /// File to write; - is standard output
+    pub(crate) file: PathBuf,
+    /// Replace the file if it exists
+    #[arg(long)]
+    pub(crate) force: bool,
+}
+
+#[derive(Debug, clap::Args)]
 pub(crate) struct Wait {
     /// Wait until the node is ready; this is the default
     #[arg(long)]
@@ -210,8 +247,27 @@ pub(crate) struct Wait {
     pub(crate) members: Option<u32>,
 }
 
+/// What leads to content.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum ContentRef {
+    Address(Address),
+    /// The key under which its address stands.
+    Name(String),
+}
+
+impl FromStr for ContentRef {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.strip_prefix(NAME_PREFIX) {
+            Some(short) => name(short).map(|_| Self::Name(text.to_owned())),
+            None => text.parse().map(Self::Address),
+        }
+    }
+}
+
 /// The address of content, as 64 lower-case hex digits.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Address(String);
 
 impl Address {
@@ -227,8 +283,17 @@ impl FromStr for Address {
         if text.len() == ADDRESS_LEN && text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
             return Ok(Self(text.to_ascii_lowercase()));
         }
-        Err(format!("an address is {ADDRESS_LEN} hexadecimal digits, for example {ADDRESS_EXAMPLE}"))
+        Err(format!(
+            "an address is {ADDRESS_LEN} hexadecimal digits, for example {ADDRESS_EXAMPLE}, and a name is {NAME_PREFIX}NAME"
+        ))
     }
+}
+
+fn name(text: &str) -> Result<String, String> {
+    if text.is_empty() || text.len() > NAME_LEN_MAX || text.contains('\0') {
+        return Err(format!("a name has 1 to {NAME_LEN_MAX} bytes, without NUL"));
+    }
+    Ok(text.to_owned())
 }
 
 fn tag(text: &str) -> Result<(String, String), String> {
@@ -275,4 +340,24 @@ pub(crate) fn usage(error: &clap::Error) -> Problem {
 
 fn one_line(paragraph: &str) -> String {
     paragraph.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn content_goes_by_its_address_or_by_a_name() {
+        let upper = ADDRESS_EXAMPLE.to_uppercase();
+        let Ok(ContentRef::Address(address)) = upper.parse() else { panic!("an address in capitals is one") };
+        assert_eq!(address.as_str(), ADDRESS_EXAMPLE);
+        let longest = "n".repeat(NAME_LEN_MAX);
+        for name in ["notes", "a/b", "\u{e4} ?", longest.as_str()] {
+            let key = format!("name/{name}");
+            assert_eq!(key.parse(), Ok(ContentRef::Name(key.clone())));
+        }
+        for wrong in ["", "name/", "name", "notes", "Name/notes", "name/a\0b", &format!("name/n{longest}")] {
+            assert!(wrong.parse::<ContentRef>().is_err(), "{wrong:?}");
+        }
+    }
 }

@@ -1,23 +1,30 @@
-//! One file per command; here what they share: which node, and how long it may stay silent.
+//! One file per command, and what some share: [`name`]s for content, and the [`target`] of many bytes. Here what all share:
+//! which node, and how long it may stay silent.
 
+mod backup;
 mod get;
 mod join;
+mod kv;
 mod leave;
 mod log_level;
 mod members;
+mod name;
 mod put;
 mod stat;
 mod status;
 mod tags;
+mod target;
 mod ticket;
 mod wait;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use p2p_api::client::Client;
+use p2p_api::client::{Client, Watch};
 use p2p_api::text::shell_word;
 use p2p_api::{Code, Problem, home};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 
 use crate::args::{Args, Command, Global};
@@ -46,6 +53,7 @@ pub(crate) async fn run(args: Args, output: Output) -> Result<(), Problem> {
         Command::Put(args) => put::run(&context, &args).await,
         Command::Get(args) => get::run(&context, &args).await,
         Command::Stat(args) => stat::run(&context, &args).await,
+        Command::Kv(args) => kv::run(&context, &args).await,
         Command::Status(args) => status::run(&context, &args).await,
         Command::Ticket => ticket::run(&context).await,
         Command::Join(args) => join::run(&context, &args).await,
@@ -53,6 +61,7 @@ pub(crate) async fn run(args: Args, output: Output) -> Result<(), Problem> {
         Command::Tags(args) => tags::run(&context, &args).await,
         Command::Leave(args) => leave::run(&context, &args).await,
         Command::LogLevel(args) => log_level::run(&context, &args).await,
+        Command::Backup(args) => backup::run(&context, &args).await,
         Command::Wait(args) => wait::run(&context, &args).await,
     };
     match result {
@@ -92,6 +101,16 @@ impl Context {
             result = work => result,
             () = hangs => Err(self.silent(limit)),
         }
+    }
+
+    /// One JSON line for each event, until the command is interrupted or its reader goes.
+    async fn print_events<T: Serialize + DeserializeOwned>(&self, mut events: Watch<T>) -> Result<(), Problem> {
+        while let Some(event) = events.next().await {
+            if !self.output.line(&event?)? {
+                break;
+            }
+        }
+        Ok(())
     }
 
     fn silent(&self, limit: Duration) -> Problem {

@@ -27,18 +27,18 @@ impl Output {
         Self { json }
     }
 
+    pub(crate) fn is_json(self) -> bool {
+        self.json
+    }
+
     /// Prints the result of a command. A reader that has gone away is no failure.
     pub(crate) fn result(self, document: &impl Serialize, text: &str) -> Result<(), Problem> {
-        let printed = if self.json {
-            serde_json::to_string(document).map_err(io::Error::from).and_then(|json| print(&json))
+        if self.json {
+            self.line(document)?
         } else {
-            print(text)
+            self.text(text)?
         };
-        match printed {
-            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-            Err(error) => Err(cannot_write("standard output", &error)),
-            Ok(()) => Ok(()),
-        }
+        Ok(())
     }
 
     /// Prints the result of a command whose text form is silence.
@@ -48,11 +48,19 @@ impl Output {
 
     /// Prints one JSON document of many; false once nobody reads them any more.
     pub(crate) fn line(self, document: &impl Serialize) -> Result<bool, Problem> {
-        match serde_json::to_string(document).map_err(io::Error::from).and_then(|json| print(&json)) {
-            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
-            Err(error) => Err(cannot_write("standard output", &error)),
-            Ok(()) => Ok(true),
-        }
+        is_read(serde_json::to_string(document).map_err(io::Error::from).and_then(|json| print(&json)))
+    }
+
+    /// Prints some lines of many, without a document; false once nobody reads them any more.
+    pub(crate) fn text(self, lines: &str) -> Result<bool, Problem> {
+        is_read(print(lines))
+    }
+
+    /// Prints bytes as they are, and nothing behind them.
+    pub(crate) fn bytes(self, bytes: &[u8]) -> Result<(), Problem> {
+        let mut stdout = io::stdout().lock();
+        is_read(stdout.write_all(bytes).and_then(|()| stdout.flush()))?;
+        Ok(())
     }
 
     /// Says something beside the result. Silent with JSON: standard error then carries failures only.
@@ -163,6 +171,15 @@ fn print(line: &str) -> io::Result<()> {
     let mut stdout = io::stdout().lock();
     writeln!(stdout, "{line}")?;
     stdout.flush()
+}
+
+/// Whether somebody reads standard output, after something was printed there.
+fn is_read(printed: io::Result<()>) -> Result<bool, Problem> {
+    match printed {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
+        Err(error) => Err(cannot_write("standard output", &error)),
+        Ok(()) => Ok(true),
+    }
 }
 
 /// Nobody is left to tell when standard error is closed, so a failure here is none.

@@ -9,6 +9,7 @@
 //! | [`KvTx`] | a transaction of the store that it is kept in |
 //! | [`AntiEntropy`] | finds out what was missed, and fetches it |
 //! | [`flood::Flood`] | hands writes on at once |
+//! | [`message::Message`] | how that travels |
 //! | [`Machine`] | all of it, one transaction after the other |
 //! | [`Token`] | what a reader got to see |
 //! | [`watch::Changes`] | which keys have changed, for those who watch |
@@ -28,6 +29,7 @@ mod entry;
 pub mod flood;
 mod key;
 mod machine;
+pub mod message;
 mod op;
 mod place;
 mod recover;
@@ -56,9 +58,10 @@ pub use key::{KEY_LEN_MAX, Key, KeyError};
 pub use machine::{Call, Config, Effect, Machine, Work};
 pub use op::{COUNTER_MAX, OP_LEN_MAX, Op, OpError, REPLACES_MAX, VALUE_LEN_MAX};
 pub use place::{LEAVES, Place};
-pub(crate) use replica::entry_of;
-pub use replica::{Applied, DIGEST_LEN, Damage, Digest, Epochs, Replica, Trouble};
-pub use session::{Adopted, CHANGED_MAX, Closed, DROPPED_MAX, DROPPED_PART, Looked, Opened, Rows, Session, Wanted};
+pub use replica::{Applied, DIGEST_LEN, Damage, Digest, Epochs, Replica, Trouble, entry_of, read};
+pub use session::{
+    Adopted, CHANGED_LEN_MAX, CHANGED_MAX, Closed, DROPPED_MAX, DROPPED_PART, Looked, Opened, Rows, Session, Wanted,
+};
 pub use store::{KvTx, Memory};
 pub use sums::Root;
 pub use token::{Token, TokenError};

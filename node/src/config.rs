@@ -25,6 +25,15 @@ pub const STORAGE_MAX_DEFAULT: u64 = 10 << 30;
 /// Least bytes that the store may be given: less could not hold a single upload on its way.
 pub const STORAGE_MAX_MIN: u64 = 64 << 20;
 
+/// Bytes that the replicated map may take unless told otherwise.
+pub const STATE_MAX_DEFAULT: u64 = 2 << 30;
+
+/// Least bytes that it may be given.
+pub const STATE_MAX_MIN: u64 = 16 << 20;
+
+/// Writes that stay in the map's log unless told otherwise.
+pub const STATE_LOG_DEFAULT: u64 = 1 << 16;
+
 /// Longest name in characters.
 pub const NAME_LEN_MAX: usize = 64;
 
@@ -53,6 +62,10 @@ pub struct Config {
     pub profile: Profile,
     /// Most bytes of content to keep. Puts are refused at 95% of it.
     pub storage_max: u64,
+    /// Most bytes of the replicated map's file. Values are refused at 90% of it.
+    pub state_max: u64,
+    /// Writes that stay in the map's log, so that who was away is told what it lacks key by key.
+    pub state_log: u64,
     /// Lets itself be hurt by whoever may use the API. Only in a home that a test network has made.
     pub faults: bool,
 }
@@ -121,6 +134,12 @@ pub struct Settings {
     /// Most bytes of content to keep, such as 500MB or 20GiB [default: 10GiB]
     #[arg(long, value_name = "SIZE", env = "P2P_STORAGE_MAX")]
     pub storage_max: Option<ByteSize>,
+    /// Most bytes of the replicated map, such as 500MB or 4GiB [default: 2GiB]
+    #[arg(long, value_name = "SIZE", env = "P2P_STATE_MAX")]
+    pub state_max: Option<ByteSize>,
+    /// Writes to the map that are kept for members that were away [default: 65536]
+    #[arg(long, value_name = "N", env = "P2P_STATE_LOG")]
+    pub state_log: Option<u64>,
     /// Tag that other members see, may be repeated
     #[arg(long, value_name = "KEY=VALUE", env = "P2P_TAG", value_delimiter = ',')]
     pub tag: Option<Vec<String>>,
@@ -149,6 +168,8 @@ struct FileSettings {
     join_file: Option<PathBuf>,
     replicas: Option<u32>,
     storage_max: Option<ByteSize>,
+    state_max: Option<ByteSize>,
+    state_log: Option<u64>,
     tag: Option<Vec<String>>,
     profile: Option<Profile>,
     log: Option<String>,
@@ -190,6 +211,8 @@ impl Settings {
             join,
             replicas: self.replicas.or(file.replicas).unwrap_or(REPLICAS_DEFAULT),
             storage_max: self.storage_max.or(file.storage_max).map_or(STORAGE_MAX_DEFAULT, |size| size.as_u64()),
+            state_max: self.state_max.or(file.state_max).map_or(STATE_MAX_DEFAULT, |size| size.as_u64()),
+            state_log: self.state_log.or(file.state_log).unwrap_or(STATE_LOG_DEFAULT),
             faults: false,
             home,
         };
@@ -230,6 +253,10 @@ impl Config {
         if self.storage_max < STORAGE_MAX_MIN {
             let least = ByteSize(STORAGE_MAX_MIN);
             return Err(StartError::Config(format!("storage_max must be at least {least}")));
+        }
+        if self.state_max < STATE_MAX_MIN {
+            let least = ByteSize(STATE_MAX_MIN);
+            return Err(StartError::Config(format!("state_max must be at least {least}")));
         }
         if self.listen.is_empty() {
             return Err(StartError::Config("listen must name at least one address".into()));
@@ -337,6 +364,7 @@ mod tests {
             ("replicas = 0", "replicas"),
             ("replicas = 99", "replicas"),
             ("storage_max = \"1KiB\"", "storage_max"),
+            ("state_max = \"1KiB\"", "state_max"),
             ("listen = []", "listen"),
             ("listen = [\"/ip4/127.0.0.1/udp/1\"]", "udp"),
             ("listen = [\"localhost\"]", "line 1"),

@@ -82,10 +82,10 @@ const WAY_BACK: &str = "Look at what the system says of the disk (dmesg, smartct
                         objects.db-shm out of the home and start the node again: what it held comes from other members when it \
                         is read. See \"When the disk fails\" in docs/operating.md.";
 
-/// Likewise for what is remembered of members, which they tell again.
+/// Likewise for what is remembered of members and the map, which they tell again.
 const STATE_WAY_BACK: &str = "Look at what the system says of the disk (dmesg, smartctl -a). Then move state.db, state.db-wal and \
                               state.db-shm out of the home and start the node again with a ticket of any member (--join-file FILE): \
-                              it comes back as the same member.";
+                              it comes back as the same member, and fetches the map.";
 
 /// Names the file in a failure.
 pub(crate) fn file_error(path: &Path) -> impl FnOnce(io::Error) -> StartError {

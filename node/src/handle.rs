@@ -1,5 +1,7 @@
 //! What a user can do with a node: one method per action. The API calls these and nothing else.
 
+pub(crate) mod kv;
+
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::atomic::Ordering;
@@ -28,9 +30,11 @@ use crate::config::Config;
 use crate::error::{GetFailure, StartError, content_problem, store_problem};
 use crate::faults::Faults;
 use crate::health;
+use crate::kv::Kv;
 use crate::membership::contacts::{self, DialOutcome};
 use crate::membership::events::MemberEvents;
 use crate::membership::tags::Labels;
+use crate::state::State;
 use crate::store::Objects;
 use crate::swarm::{Command, NetCounters, NetView};
 use crate::ticket::{self, Ticket};
@@ -68,6 +72,10 @@ pub(crate) struct Inner {
     pub(crate) admission: Admission,
     pub(crate) net: Network,
     pub(crate) content: Content<Objects, Network>,
+    pub(crate) state: State,
+    pub(crate) kv: Kv,
+    /// Held while a copy of the map is made.
+    pub(crate) backing_up: tokio::sync::Mutex<()>,
     /// What the home held was gone when the node started.
     pub(crate) store_lost: bool,
     pub(crate) member_events: Arc<MemberEvents>,
@@ -150,7 +158,7 @@ impl Locator for Network {
 }
 
 /// What a put may ask for.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct PutRequest {
     /// Copies wanted.
     pub replicas: Option<u32>,
@@ -158,6 +166,8 @@ pub struct PutRequest {
     pub acks: Option<u32>,
     /// Longest wait without progress.
     pub stall: Option<Duration>,
+    /// What is to stand for it from now on.
+    pub name: Option<String>,
 }
 
 /// What a get may ask for.
@@ -180,7 +190,9 @@ impl Handle {
     where
         B: Stream<Item = std::io::Result<Bytes>> + Send + Unpin,
     {
-        let options = self.put_options(request)?;
+        let options = self.put_options(&request)?;
+        // Before all the bytes have come for nothing.
+        let name = request.name.as_deref().map(|name| self.name_of(name)).transpose()?;
         let uploaded = self.inner.content.put(bytes, options).await.map_err(|error| content_problem(&error))?;
         let copies = uploaded.report.copies;
         let problem = (!uploaded.report.enough).then(|| {
@@ -189,16 +201,26 @@ impl Handle {
             Problem::new(Code::Partial, message)
                 .hint("The node goes on bringing copies; `p2p-cli stat ADDRESS` counts them.")
         });
+        let address = uploaded.root.to_string();
+        let named = match name {
+            Some(name) => Some(self.set_name(name, address.clone()).await.map_err(|problem| {
+                let message = format!("stored, but it has no name: {}", problem.message);
+                Problem { message, ..problem }
+            })),
+            None => None,
+        };
+        let (named, unnamed) = named.map_or((false, None), |named| (named.is_ok(), named.err()));
         Ok(PutResult {
-            address: uploaded.root.to_string(),
+            address,
             size: uploaded.len,
             copies,
             replicas: options.replicas,
-            problem,
+            name: request.name.filter(|_| named),
+            problem: unnamed.or(problem),
         })
     }
 
-    fn put_options(&self, request: PutRequest) -> Result<PutOptions, Problem> {
+    fn put_options(&self, request: &PutRequest) -> Result<PutOptions, Problem> {
         let replicas = request.replicas.unwrap_or(self.inner.config.replicas);
         if !(1..=placement::REPLICAS_MAX).contains(&replicas) {
             let message = format!("replicas must be 1 to {}, not {replicas}", placement::REPLICAS_MAX);
@@ -272,7 +294,12 @@ impl Handle {
         let view = self.inner.net.view.borrow().clone();
         let (storage_max, replicas) = (self.inner.config.storage_max, self.inner.config.replicas);
         let (store_lost, disk) = (self.inner.store_lost, store.disk_room());
-        let known = health::Known { view: &view, room_left, storage_max, store_lost, damaged, disk, replicas };
+        let map = health::Map {
+            state: self.kv_state(),
+            len: self.inner.state.map().len.load(Ordering::Relaxed),
+            len_max: self.inner.config.state_max,
+        };
+        let known = health::Known { view: &view, room_left, storage_max, store_lost, damaged, disk, replicas, map };
         let (health, reasons) = health::health(&known);
         Ok(Status {
             peer: self.inner.me.to_string(),
@@ -286,6 +313,8 @@ impl Handle {
             objects: totals.objects,
             bytes: totals.bytes,
             storage_max,
+            kv_keys: self.inner.state.map().keys.load(Ordering::Relaxed),
+            kv: self.kv_state(),
         })
     }
 
@@ -444,10 +473,11 @@ impl Handle {
         }
         let totals = self.inner.content.store().read(|view| view.totals()).await;
         let empty = totals.map_err(|error| store_problem(&error))?.objects == 0;
-        if !empty || self.inner.net.view.borrow().ever_met {
+        let is_written = self.inner.kv.has_seen_writes();
+        if !empty || is_written || self.inner.net.view.borrow().ever_met {
             return Err(Problem::new(
                 Code::Conflict,
-                "this home is in another cluster, and has met its members or holds content of it",
+                "this home is in another cluster, and has met its members or holds content or keys of it",
             )
             .hint("Use a new home for the other cluster: p2p-node run --home DIR --join-file FILE"));
         }

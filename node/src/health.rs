@@ -1,7 +1,7 @@
 //! Whether the node can do its work, as far as it knows by itself. Decides, asks nobody.
 
 use bytesize::ByteSize;
-use p2p_api::types::Health;
+use p2p_api::types::{Health, KvState};
 use p2p_dht::tree::GEOMETRY;
 
 use crate::store::{DISK_FREE_MIN, DiskRoom};
@@ -38,6 +38,17 @@ pub(crate) struct Known<'a> {
     pub(crate) disk: DiskRoom,
     /// Copies of what is put here.
     pub(crate) replicas: u32,
+    /// The replicated map.
+    pub(crate) map: Map,
+}
+
+/// What is known of the replicated map.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Map {
+    pub(crate) state: KvState,
+    /// Bytes of its file, and how many those may be.
+    pub(crate) len: u64,
+    pub(crate) len_max: u64,
 }
 
 /// How the node does, and why it is not better, one sentence each; those about single members come last.
@@ -47,7 +58,7 @@ pub(crate) fn health(known: &Known<'_>) -> (Health, Vec<String>) {
     let away = known.view.put_out.then(|| PUT_OUT.to_owned());
     let lost = known.store_lost.then(|| STORE_LOST.to_owned());
     let too_few = too_few(known).filter(|_| !isolated);
-    let troubles = [alone, away, too_few, lost, damage(known), store(known), disk(known)];
+    let troubles = [alone, away, too_few, lost, damage(known), store(known), disk(known), map(known), map_room(known)];
     let troubles: Vec<String> = troubles.into_iter().flatten().collect();
     let health = match (isolated, troubles.is_empty()) {
         (true, _) => Health::Isolated,
@@ -88,6 +99,30 @@ fn store(known: &Known<'_>) -> Option<String> {
     }
 }
 
+fn map(known: &Known<'_>) -> Option<String> {
+    match known.map.state {
+        KvState::Ok => None,
+        KvState::CatchingUp => Some("the map lacks what a neighbour has written some seconds ago".to_owned()),
+        KvState::Recovering => Some(
+            "the map had lost something on the disk, and is fetching it from other members: look at the disk"
+                .to_owned(),
+        ),
+        KvState::Joining => Some("the map is not here yet: it is fetched from other members".to_owned()),
+    }
+}
+
+fn map_room(known: &Known<'_>) -> Option<String> {
+    let Map { len, len_max, .. } = known.map;
+    let max = ByteSize(len_max);
+    // A tenth is left for what others write.
+    let share = len.saturating_mul(100) / len_max.max(1);
+    match share {
+        ..80 => None,
+        80..90 => Some(format!("the map is nearly full: {} of {max}", ByteSize(len))),
+        _ => Some(format!("the map is full: new values are refused here ({max} may be taken: --state-max)")),
+    }
+}
+
 fn disk(known: &Known<'_>) -> Option<String> {
     let (bytes, least) = (ByteSize(known.disk.free), ByteSize(DISK_FREE_MIN));
     if known.disk.tight {
@@ -123,7 +158,9 @@ mod tests {
 
     fn fine(view: &NetView) -> Known<'_> {
         let disk = DiskRoom { free: 1 << 40, low: false, tight: false, refused: 0 };
-        Known { view, room_left: 1 << 40, storage_max: 1000 << 20, store_lost: false, damaged: 0, disk, replicas: 3 }
+        let map = Map { state: KvState::Ok, len: 0, len_max: 1 << 30 };
+        let (room_left, storage_max) = (1 << 40, 1000 << 20);
+        Known { view, room_left, storage_max, store_lost: false, damaged: 0, disk, replicas: 3, map }
     }
 
     fn check(known: &Known<'_>, health: Health, named: &str) {

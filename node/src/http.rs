@@ -3,6 +3,7 @@
 mod admin;
 mod content;
 mod faults;
+mod kv;
 mod members;
 mod serve;
 
@@ -89,6 +90,10 @@ pub(crate) async fn serve(listener: UnixListener, api: Api, stop: CancellationTo
         .route("/v1/content", post(content::put))
         .route("/v1/content/{address}", get(content::get))
         .route("/v1/content/{address}/stat", get(content::stat))
+        .route("/v1/kv/{*key}", get(kv::get).put(kv::put).delete(kv::delete))
+        .route("/v1/keys", get(kv::keys))
+        .route("/v1/keys/watch", get(kv::watch))
+        .route("/v1/backup", get(kv::backup))
         .fallback(admin::unknown)
         .with_state(api);
     let router = match faults {

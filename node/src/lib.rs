@@ -17,10 +17,12 @@ mod health;
 mod home;
 mod http;
 mod identity;
+mod kv;
 mod lock;
 mod membership;
 mod metrics;
 pub mod notify;
+mod restore;
 mod sqlite;
 mod state;
 pub mod store;
@@ -41,6 +43,7 @@ use p2p_dht::exchange::client::Client;
 use p2p_dht::exchange::server::Server;
 use p2p_dht::hold::{self, Expired};
 use p2p_dht::store::{ObjectStore, Pending, StoreError};
+use p2p_gossip::kv::Work;
 use p2p_gossip::swim::Stop;
 use p2p_gossip::wire::ClusterId;
 use p2p_gossip::wire::streams::{Arrived, Inbound};
@@ -56,18 +59,20 @@ use config::{Config, is_certain};
 use faults::Faults;
 use handle::{Inner, Network, STALL_DEFAULT};
 use http::ApiCounters;
+use kv::{Feed, KvCounters};
 use lock::HomeLock;
 use membership::Begin;
 use membership::contacts::Contacts;
 use metrics::{Counted, Metrics};
 use sqlite::OpenError;
-use state::{State, StateFile};
+use state::{MapBegun, MapSetup, State, StateFile};
 use store::Objects;
 use swarm::{Command, Net, NetConfig};
 use ticket::Ticket;
 
 pub use error::{GetFailure, StartError, ending};
 pub use handle::Handle;
+pub use restore::{Restored, restore};
 
 /// Longest orderly stop; what is not done by then is left, and nothing acknowledged is lost by it. The log says so, as no
 /// counter outlives it.
@@ -78,6 +83,9 @@ const API_TIME_MAX: Duration = Duration::from_secs(3);
 
 /// How often the store is tidied: expired uploads let go, free space given back.
 const TIDY_PERIOD: Duration = Duration::from_secs(60);
+
+/// How often it is looked whether the whole map is what was written.
+const AUDIT_PERIOD: Duration = Duration::from_secs(3600);
 
 /// How often memory is given back that was not used since the last time.
 const MEMORY_PERIOD: Duration = Duration::from_secs(5);
@@ -175,7 +183,9 @@ impl Node {
             .map_err(|error| StartError::Home(format!("the identity cannot be used: {error}")))?;
         let mut registry = Registry::default();
         let get_times = metrics::get_times(&mut registry);
-        let membership = begin_membership(&config, &keypair, cluster.id, state)?;
+        let kv_counters = Arc::new(KvCounters::default());
+        let (feed, fed) = kv::feed(kv_counters.clone());
+        let (membership, map) = begin_membership(&config, &keypair, cluster.id, state, feed)?;
         let state = membership.state.clone();
         let net = swarm::start(
             NetConfig {
@@ -189,8 +199,27 @@ impl Node {
             &mut registry,
         )
         .await?;
-        let Net { commands, view, control, inbound, stopped, task, .. } = net;
+        let Net { commands, view, control, inbound, map_control, map_inbound, stopped, task, .. } = net;
         let (cluster_id, current) = watch::channel(cluster.id);
+        let streams = kv::StreamsBegin {
+            state: state.clone(),
+            control: map_control,
+            inbound: map_inbound,
+            cluster: current.clone(),
+            counters: kv_counters.clone(),
+        };
+        let (streams, ask, answer) = kv::Streams::start(streams);
+        let has_founder = cluster.origin == Origin::Joined;
+        let begin = kv::Begin {
+            state: state.clone(),
+            map,
+            fed,
+            streams,
+            view: view.clone(),
+            has_founder,
+            counters: kv_counters.clone(),
+        };
+        let (kv, spread) = kv::start(begin);
         let counters = Arc::new(Counters::default());
         let client = Client::new(control, current.clone(), counters.clone());
         let network = Network {
@@ -219,6 +248,9 @@ impl Node {
                 admission,
                 net: network,
                 content,
+                state: state.clone(),
+                kv,
+                backing_up: tokio::sync::Mutex::default(),
                 store_lost,
                 member_events: net.member_events,
                 labels,
@@ -234,10 +266,16 @@ impl Node {
             net: net.counters,
             members: net.member_counters,
             api: api_counters.clone(),
+            kv: kv_counters,
+            state: state.clone(),
         };
         let metrics = Arc::new(Metrics::new(registry, counted));
         let mut tasks = JoinSet::new();
         tasks.spawn(serve_peers(server, inbound));
+        tasks.spawn(spread);
+        tasks.spawn(ask);
+        tasks.spawn(answer);
+        tasks.spawn(audit(state.clone()));
         tasks.spawn(tidy(store.clone(), client, counters));
         tasks.spawn(give_back_memory());
         tasks.spawn(say_how_full(handle.clone()));
@@ -294,20 +332,37 @@ fn begin_membership(
     keypair: &libp2p::identity::Keypair,
     cluster: ClusterId,
     mut state: StateFile,
-) -> Result<Begin, StartError> {
+    map: Feed,
+) -> Result<(Begin, MapBegun), StartError> {
     let keys = identity::signing(keypair)?;
-    Ok(Begin {
+    let (generation, ever_met) = (state.next_generation()?, state.ever_met()?);
+    let (facts, contacts) = (state.facts(&keys)?, Contacts::new(state.contacts()?));
+    let setup =
+        MapSetup { peer: keys.name(), log_keep: config.state_log, len_max: config.state_max, is_alone: !ever_met };
+    let (state, map_begun) = state.run(setup)?;
+    let begin = Begin {
         config: config.profile.times(),
         me: keypair.public().to_peer_id(),
-        generation: state.next_generation()?,
+        generation,
         cluster,
         tags: config.labels().encode().map_err(StartError::Config)?,
-        facts: state.facts(&keys)?,
-        ever_met: state.ever_met()?,
-        contacts: Contacts::new(state.contacts()?),
-        state: state.run()?,
+        facts,
+        ever_met,
+        contacts,
+        state,
+        map,
         keys,
-    })
+    };
+    Ok((begin, map_begun))
+}
+
+/// Lets the map look, now and then, whether all that it holds is what was written.
+async fn audit(state: State) {
+    let mut period = tokio::time::interval_at(tokio::time::Instant::now() + AUDIT_PERIOD, AUDIT_PERIOD);
+    loop {
+        period.tick().await;
+        state.work(Work::Audit);
+    }
 }
 
 /// Opens the API's socket of a home.
@@ -416,7 +471,7 @@ fn join_by_ticket(
     let ticket: Ticket =
         target.parse().map_err(|error: ticket::NotATicket| StartError::Config(format!("join: {error}")))?;
     if ticket.cluster != cluster.id {
-        if state.ever_met()? || home::has_content(&config.home)? {
+        if state.ever_met()? || state.has_map()? || home::has_content(&config.home)? {
             return Err(StartError::OtherCluster);
         }
         *cluster = Cluster::joined(ticket.cluster, ticket.key);

@@ -1,14 +1,14 @@
 //! `p2p-node`: prepares a home, or runs the node of one.
 
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use p2p_api::types::{Prepared as PreparedHome, Ready};
 use p2p_api::{Code, Problem};
 use p2p_node::config::{Config, Process, Settings};
-use p2p_node::{Node, Prepared, bench, notify, telemetry};
+use p2p_node::{Node, Prepared, Restored, bench, notify, telemetry};
 use tokio::io::AsyncReadExt;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -50,6 +50,24 @@ enum Command {
         #[arg(long, hide = true)]
         faults: bool,
     },
+    /// Put a copy of the replicated map (`p2p-cli backup`) in place of the one of a home that does not run
+    ///
+    /// The home stays the same member of the same cluster. What was written since the copy was made comes back from other
+    /// members; what was written nowhere else is gone. Content is not in the copy.
+    ///
+    /// Example: p2p-node restore --home /srv/p2p backup.db
+    Restore {
+        /// The copy
+        file: PathBuf,
+        /// Replace a map that is there; it is kept as state.db.before
+        #[arg(long)]
+        force: bool,
+        #[command(flatten)]
+        settings: Settings,
+        /// Print a JSON document
+        #[arg(long)]
+        json: bool,
+    },
     /// Measure what this machine gives to stages of the work alone
     #[command(hide = true)]
     Bench {
@@ -62,6 +80,7 @@ fn main() -> ExitCode {
     let (result, json) = match Arguments::parse().command {
         Command::Init { settings, json } => (init(settings, json), json),
         Command::Run { settings, exit_with_stdin, faults } => (run(settings, exit_with_stdin, faults), false),
+        Command::Restore { file, force, settings, json } => (restore(settings, &file, force, json), json),
         Command::Bench { what } => (bench::run(what), true),
     };
     match result {
@@ -83,10 +102,26 @@ fn init(settings: Settings, json: bool) -> Result<(), Problem> {
     } else {
         ticket
     };
+    print(&line)
+}
+
+fn print(line: &str) -> Result<(), Problem> {
     match writeln!(std::io::stdout(), "{line}") {
         Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(other(&error)),
         _ => Ok(()),
     }
+}
+
+fn restore(settings: Settings, file: &Path, force: bool, json: bool) -> Result<(), Problem> {
+    let (config, _) = settings.resolve()?;
+    let Restored { keys, before } = p2p_node::restore(&config, file, force)?;
+    let line = if json {
+        serde_json::json!({ "keys": keys, "home": config.home, "before": before }).to_string()
+    } else {
+        let kept = before.map(|before| format!("; what was there before is {}", before.display())).unwrap_or_default();
+        format!("{keys} keys{kept}")
+    };
+    print(&line)
 }
 
 fn run(settings: Settings, exit_with_stdin: bool, faults: bool) -> Result<(), Problem> {

@@ -33,15 +33,16 @@ use p2p_gossip::wire::{ClusterId, Edges};
 use tokio::sync::mpsc;
 
 use contacts::Contacts;
-use edge::{Lane, Outbox};
+use edge::Lane;
 use events::MemberEvents;
 use shown::Shown;
 
+use crate::kv::{Edge as MapEdge, Feed};
 use crate::state::State;
 use crate::swarm::counters::{add, count};
 
 pub(crate) use counters::MemberCounters;
-pub(crate) use edge::EdgeNews;
+pub(crate) use edge::{EdgeNews, Outbox};
 pub(crate) use shown::Standing;
 
 /// News of edges that wait for membership; edges wait where there are more.
@@ -73,6 +74,8 @@ pub(crate) struct Begin {
     pub(crate) ever_met: bool,
     pub(crate) contacts: Contacts,
     pub(crate) state: State,
+    /// Where edges and what comes by them are told that is about the map.
+    pub(crate) map: Feed,
 }
 
 /// One node's part in membership, and its edges.
@@ -97,6 +100,7 @@ pub(crate) struct Membership {
     warned_at: Option<Time>,
     shown: Shown,
     state: State,
+    map: Feed,
     news: mpsc::Sender<EdgeNews>,
     /// Bytes that wait in all outboxes.
     waiting: Arc<AtomicUsize>,
@@ -123,7 +127,7 @@ struct Connection {
 impl Membership {
     /// A node that has just started; what its edges tell comes by the queue.
     pub(crate) fn new(begin: Begin, addresses: &[Multiaddr]) -> (Self, mpsc::Receiver<EdgeNews>) {
-        let Begin { config, me, keys, generation, cluster, tags, facts, ever_met, contacts, state } = begin;
+        let Begin { config, me, keys, generation, cluster, tags, facts, ever_met, contacts, state, map } = begin;
         let description = Description { addresses: encode_addresses(addresses), tags, fill: 0 };
         let (news, queue) = mpsc::channel(NEWS_MAX);
         let mut directory = Directory::default();
@@ -154,6 +158,7 @@ impl Membership {
             warned_at: None,
             shown,
             state,
+            map,
             news,
             waiting: Arc::default(),
             counters: Arc::default(),
@@ -265,12 +270,16 @@ impl Membership {
         for (connection, Connection { peer, .. }) in std::mem::take(&mut self.connections) {
             net.edges.close(peer, connection);
         }
-        std::mem::take(&mut self.edges).into_values().for_each(|edge| edge.outbox.close());
+        for (member, edge) in std::mem::take(&mut self.edges) {
+            edge.outbox.close();
+            self.map.tell(MapEdge::Down(*self.directory.name(member)));
+        }
         let all: Vec<PeerId> = self.machine.members().iter().filter_map(|(member, _)| self.peer_of(member)).collect();
         for peer in all {
             net.edges.know(peer, Vec::new());
             net.kademlia.remove_peer(&peer);
         }
+        self.map.tell(MapEdge::Anew);
         self.state.forget_all();
         self.contacts.clear();
         self.directory = Directory::default();

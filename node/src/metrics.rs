@@ -20,7 +20,9 @@ use prometheus_client::registry::Registry;
 
 use crate::handle::Handle;
 use crate::http::ApiCounters;
+use crate::kv::KvCounters;
 use crate::membership::MemberCounters;
+use crate::state::{MapState, State};
 use crate::swarm::NetCounters;
 
 /// By which the times of gets are sorted, in seconds: fine where a get from memory or a neighbour ends.
@@ -65,13 +67,15 @@ struct Gauges {
 }
 
 /// The counters of the parts.
-#[derive(Debug)]
 pub(crate) struct Counted {
     pub(crate) exchange: Arc<Counters>,
     pub(crate) streams: Arc<StreamCounters>,
     pub(crate) net: Arc<NetCounters>,
     pub(crate) members: Arc<MemberCounters>,
     pub(crate) api: Arc<ApiCounters>,
+    pub(crate) kv: Arc<KvCounters>,
+    /// Where the map is kept.
+    pub(crate) state: State,
 }
 
 /// A name, what it counts, and where.
@@ -116,27 +120,39 @@ impl Metrics {
     }
 }
 
-#[derive(Debug)]
 struct All {
     counted: Counted,
     gauges: Arc<Gauges>,
 }
 
+impl std::fmt::Debug for All {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("All").finish_non_exhaustive()
+    }
+}
+
 impl Collector for All {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
-        let Counted { exchange, streams, net, members, api } = &self.counted;
+        let Counted { exchange, streams, net, members, api, kv, state } = &self.counted;
+        let (map, cache) = (state.map(), state.watched());
         let counters = exchange_counters(exchange)
             .into_iter()
             .chain(stream_counters(streams))
             .chain(net_counters(net))
             .chain(member_counters(members))
             .chain(api_counters(api))
+            .chain(kv_counters(kv))
+            .chain(map_counters(map))
+            .chain([
+                ("p2p_kv_reads_cached", "Reads of keys that were answered from memory", &cache.hits),
+                ("p2p_kv_reads_uncached", "Reads of keys that were not", &cache.misses),
+            ])
             .chain([("p2p_disk_full", "Transactions that the disk had no room for", &self.gauges.disk_full)]);
         for (name, help, value) in counters {
             let counter = ConstCounter::new(value.load(Ordering::Relaxed));
             counter.encode(encoder.encode_descriptor(name, help, None, counter.metric_type())?)?;
         }
-        for (name, help, value) in gauges(&self.gauges) {
+        for (name, help, value) in gauges(&self.gauges).into_iter().chain(map_gauges(map)) {
             let gauge = ConstGauge::new(i64::try_from(value.load(Ordering::Relaxed)).unwrap_or(i64::MAX));
             gauge.encode(encoder.encode_descriptor(name, help, None, gauge.metric_type())?)?;
         }
@@ -291,6 +307,83 @@ fn api_counters(counters: &ApiCounters) -> [Named<'_>; 4] {
         ("p2p_api_connections_idle", "Connections to the API closed because they sent no request", connections_idle),
         ("p2p_gets_not_found", "Gets of content that nobody has who could be asked", gets_not_found),
         ("p2p_gets_stalled", "Gets given up because nothing came any more", gets_stalled),
+    ]
+}
+
+fn kv_counters(counters: &KvCounters) -> [Named<'_>; 14] {
+    let KvCounters {
+        frames_dropped,
+        outbound_dropped,
+        peers_broken,
+        questions_asked,
+        questions_answered,
+        streams_refused,
+        answers_sent,
+        answers_received,
+        caught_up,
+        failed,
+        integrity,
+        mended,
+        recovered,
+        confirms_dropped,
+    } = counters;
+    [
+        ("p2p_kv_frames_dropped", "Frames about the map dropped because too many waited", frames_dropped),
+        ("p2p_kv_outbound_dropped", "Frames about the map dropped because a member did not read", outbound_dropped),
+        ("p2p_kv_peers_broken", "Edges and streams ended because what came about the map made no sense", peers_broken),
+        ("p2p_kv_questions_asked", "Questions about the map asked of members", questions_asked),
+        ("p2p_kv_questions_answered", "Questions about the map answered to members", questions_answered),
+        ("p2p_kv_streams_refused", "Streams about the map beyond a limit", streams_refused),
+        ("p2p_kv_answer_sent_bytes", "Bytes of answers about the map sent to members", answers_sent),
+        ("p2p_kv_answer_received_bytes", "Bytes of answers about the map received from members", answers_received),
+        ("p2p_kv_caught_up", "Times that all that was missing of a member's map was fetched", caught_up),
+        ("p2p_kv_failed", "Times that asking a member about the map came to nothing", failed),
+        ("p2p_kv_integrity", "Times that a member held something else though it had seen the same", integrity),
+        ("p2p_kv_mended", "Keys mended after that", mended),
+        ("p2p_kv_recovered", "Times that the map was built again of what was left of it", recovered),
+        ("p2p_kv_confirms_dropped", "Requests to confirm a write beyond a limit", confirms_dropped),
+    ]
+}
+
+fn map_counters(map: &MapState) -> [Named<'_>; 7] {
+    let MapState {
+        commits,
+        written,
+        refused,
+        applied,
+        applies_dropped,
+        asked_micros,
+        busy_micros,
+        // Stand with the gauges.
+        keys: _,
+        is_behind: _,
+        differs_ms: _,
+        len: _,
+    } = map;
+    [
+        ("p2p_kv_commits", "Transactions on the map", commits),
+        ("p2p_kv_writes", "Writes of this node's users", written),
+        ("p2p_kv_writes_refused", "Writes of this node's users that were refused", refused),
+        ("p2p_kv_applied", "Writes of others taken in one by one", applied),
+        (
+            "p2p_kv_applies_dropped",
+            "Writes of others dropped because too many waited; they are fetched later",
+            applies_dropped,
+        ),
+        (
+            "p2p_kv_asked_microseconds",
+            "Time of transactions with questions and answers of members in them",
+            asked_micros,
+        ),
+        ("p2p_kv_busy_microseconds", "Time of all transactions on the map", busy_micros),
+    ]
+}
+
+fn map_gauges(map: &MapState) -> [Named<'_>; 3] {
+    [
+        ("p2p_kv_keys", "Keys of the map", &map.keys),
+        ("p2p_kv_bytes", "Bytes of the map's file, less what is free in it", &map.len),
+        ("p2p_kv_differs_milliseconds", "For how long a neighbour has held what is missing here", &map.differs_ms),
     ]
 }
 

@@ -1,37 +1,47 @@
 //! `state.db`: what a node remembers of itself and of others, so that it is known for the same after its next start.
 //!
-//! [`StateFile`] is the file before the node runs, [`State`] the thread that writes it afterwards. Membership never waits for
-//! it: what is to be remembered of members is noted and written together a moment later. A new generation alone is awaited,
-//! because nobody may hear of it before it is durable.
+//! [`StateFile`] is the file before the node runs, [`State`] the threads that write and read it afterwards. Membership never
+//! waits for it: what is to be remembered of members is noted and written together a moment later. A new generation alone is
+//! awaited, because nobody may hear of it before it is durable.
 
 pub(crate) mod kv;
 pub(crate) mod map;
+mod reads;
+mod writer;
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::Instant;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use libp2p::Multiaddr;
 use p2p_dht::store::{StoreError, StoreResult};
+use p2p_gossip::kv::{Config, Digest, Entry, Key, Vector, Work};
 use p2p_gossip::swim::{Fact, Keys, Name};
 use rusqlite::{Connection, OpenFlags};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 
-use crate::sqlite::{self, OpenError, open_error, store_error};
+use crate::sqlite::{self, OpenError, open_error};
+
+use map::Map;
+use reads::{Cache, Reads};
+use writer::{Shared, Todo, Writer};
+
+pub(crate) use reads::{Page, ReadError};
+pub(crate) use writer::{CallError, Called, MapState, News};
 
 /// Name of the file in the home.
-const FILE_NAME: &str = "state.db";
+pub(crate) const FILE_NAME: &str = "state.db";
 
 /// Version of the schema that this program writes.
-const SCHEMA_VERSION: i64 = 2;
+const SCHEMA_VERSION: i64 = 3;
 
 /// Steps from each version of the schema to the next.
 const SCHEMA_STEPS: [&str; SCHEMA_VERSION as usize] = [
     include_str!("state/schema.sql"),
     concat!(include_str!("state/schema-2.sql"), include_str!("state/schema-2-held.sql")),
+    include_str!("state/schema-3.sql"),
 ];
 
 /// Bytes of a page.
@@ -40,11 +50,8 @@ const PAGE_LEN: u32 = 4 << 10;
 /// Pages of the log after which it is written into the file: 16 MiB. Pages that are written often are in it often.
 const CHECKPOINT_PAGES: i64 = 4096;
 
-/// What is noted of members within this time is written together.
-const GATHER_TIME: Duration = Duration::from_millis(100);
-
-/// Pause before what found no room on the disk is tried again.
-const FULL_PAUSE: Duration = Duration::from_secs(1);
+/// Transactions on the map of which nobody has been told yet; the next one waits.
+const NEWS_MAX: usize = 64;
 
 /// Why the file cannot be used. It is left as it is.
 #[derive(Debug, thiserror::Error)]
@@ -68,7 +75,18 @@ impl StateFile {
 
     /// The same, over another file system than the common one.
     pub(crate) fn open_on(home: &Path, vfs: Option<&str>) -> Result<Self, StateError> {
-        let path = home.join(FILE_NAME);
+        Self::open_file(home.join(FILE_NAME), vfs)
+    }
+
+    /// Opens a file of another name.
+    ///
+    /// # Errors
+    /// Likewise.
+    pub(crate) fn open_at(path: PathBuf) -> Result<Self, StateError> {
+        Self::open_file(path, None)
+    }
+
+    fn open_file(path: PathBuf, vfs: Option<&str>) -> Result<Self, StateError> {
         if vfs.is_none() {
             sqlite::make_private(&path).map_err(OpenError::Io)?;
         }
@@ -84,7 +102,7 @@ impl StateFile {
         }
         sqlite::migrate(&mut db, version, &SCHEMA_STEPS).map_err(open_error(&path))?;
         // What an earlier run has written, and perhaps not synced, counts once it is synced.
-        checkpoint(&db, "TRUNCATE").map_err(open_error(&path))?;
+        truncate_log(&db).map_err(open_error(&path))?;
         Ok(Self { db, path })
     }
 
@@ -94,6 +112,28 @@ impl StateFile {
     /// When the file cannot be read.
     pub(crate) fn ever_met(&self) -> Result<bool, StateError> {
         Ok(self.db.query_row("SELECT ever_met FROM node", [], |row| row.get(0)).map_err(open_error(&self.path))?)
+    }
+
+    /// Whether the map of this home has ever seen a write.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub(crate) fn has_map(&self) -> Result<bool, StateError> {
+        let sql = "SELECT EXISTS (SELECT 1 FROM kv_actors WHERE seen IS NOT NULL)";
+        Ok(self.db.query_row(sql, [], |row| row.get(0)).map_err(open_error(&self.path))?)
+    }
+
+    /// Takes over from another file of this version what is not the map.
+    ///
+    /// # Errors
+    /// When one of the two cannot be read or written.
+    pub(crate) fn take_over(&self, other: &Path) -> rusqlite::Result<()> {
+        self.db.execute("ATTACH ?1 AS other", [reads::text_of(other)])?;
+        self.db.execute_batch(
+            "BEGIN; DELETE FROM main.node; INSERT INTO main.node SELECT * FROM other.node;
+            DELETE FROM main.members; INSERT INTO main.members SELECT * FROM other.members;
+            DELETE FROM main.contacts; INSERT INTO main.contacts SELECT * FROM other.contacts; COMMIT; DETACH other",
+        )
     }
 
     /// Counts one more start: durable when this returns.
@@ -168,12 +208,26 @@ impl StateFile {
     /// Hands the file to a thread that writes it from now on.
     ///
     /// # Errors
-    /// When the system gives no thread.
-    pub(crate) fn run(self) -> Result<State, StateError> {
+    /// When the map in it cannot be read, or the system gives no thread.
+    pub(crate) fn run(self, setup: MapSetup) -> Result<(State, MapBegun), StateError> {
+        let is_joined: bool =
+            self.db.query_row("SELECT is_joined FROM kv_node", [], |row| row.get(0)).map_err(open_error(&self.path))?;
+        let config = Config { log_keep: setup.log_keep, is_alone: setup.is_alone, staged_len_max: setup.len_max };
+        let (map, damage) = Map::open(self.db, setup.peer, config).map_err(OpenError::from)?;
+        if let Some(damage) = damage {
+            tracing::warn!(%damage, "the map had lost something, and was built again of what was left; the rest is fetched");
+        }
+        let replica = map.machine().replica();
+        let (vector, digest, life) = (replica.vector().clone(), replica.digest(), replica.me().epoch);
         let (failed, has_failed) = watch::channel(None);
         let (durable, generation) = watch::channel(0);
-        let shared = Arc::new(Shared::default());
-        let writer = Writer { db: self.db, shared: shared.clone(), durable };
+        let (news, told) = mpsc::channel(NEWS_MAX);
+        let shared = Arc::new(Shared::new(Cache::new(life)));
+        let reads = Reads::start(&self.path, shared.clone())?;
+        let began = Instant::now();
+        let len_max = setup.len_max;
+        let writer =
+            Writer { map, shared: shared.clone(), durable, news, len_max, began, asked_at: began, busy_at: None };
         let thread = std::thread::Builder::new()
             .name("state-write".into())
             .spawn(move || {
@@ -183,109 +237,161 @@ impl StateFile {
                 }
             })
             .map_err(OpenError::Io)?;
-        Ok(State { shared, failed: has_failed, generation, thread: Arc::new(Mutex::new(Some(thread))) })
+        let thread = Arc::new(Mutex::new(Some(thread)));
+        let state = State { path: Arc::new(self.path), shared, reads, failed: has_failed, generation, thread };
+        Ok((state, MapBegun { news: told, vector, digest, is_joined }))
     }
 }
 
-const FORGET_ALL: &str = "DELETE FROM members; DELETE FROM contacts; UPDATE node SET ever_met = 0";
+const FORGET_ALL: &str = "DELETE FROM members; DELETE FROM contacts; UPDATE node SET ever_met = 0;
+    UPDATE kv_node SET is_joined = 0";
 
-fn checkpoint(db: &Connection, mode: &str) -> rusqlite::Result<()> {
-    let busy: i64 = db.query_row(&format!("PRAGMA wal_checkpoint({mode})"), [], |row| row.get(0))?;
+fn truncate_log(db: &Connection) -> rusqlite::Result<()> {
+    let busy: i64 = db.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get(0))?;
     debug_assert_eq!(busy, 0, "nobody else has the file open");
     Ok(())
 }
 
-/// Writes the log into the file where it has grown.
+/// Writes the log into the file where it has grown, as far as nobody reads an older state; waits for nobody.
 pub(crate) fn checkpoint_if_due(db: &Connection) -> rusqlite::Result<()> {
-    let log: i64 = db.query_row("PRAGMA wal_checkpoint(NOOP)", [], |row| row.get(1))?;
-    if log >= CHECKPOINT_PAGES { checkpoint(db, "TRUNCATE") } else { Ok(()) }
+    let pages = |row: &rusqlite::Row<'_>| Ok((row.get::<_, i64>(1)?, row.get::<_, i64>(2)?));
+    let (log, written) = db.prepare_cached("PRAGMA wal_checkpoint(NOOP)")?.query_row([], pages)?;
+    if log - written >= CHECKPOINT_PAGES {
+        db.prepare_cached("PRAGMA wal_checkpoint(PASSIVE)")?.query_row([], |_| Ok(()))?;
+    }
+    Ok(())
+}
+
+/// How the map of a node is kept.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct MapSetup {
+    /// The node.
+    pub(crate) peer: Name,
+    /// Writes that stay in the log.
+    pub(crate) log_keep: u64,
+    /// Most bytes of the file.
+    pub(crate) len_max: u64,
+    /// Whether nobody else was ever met.
+    pub(crate) is_alone: bool,
+}
+
+/// The map of a node that starts.
+#[derive(Debug)]
+pub(crate) struct MapBegun {
+    /// What comes of it from now on.
+    pub(crate) news: mpsc::Receiver<News>,
+    /// What it has seen so far.
+    pub(crate) vector: Vector,
+    /// What it comes to.
+    pub(crate) digest: Digest,
+    /// Whether it has ever held all that others held.
+    pub(crate) is_joined: bool,
 }
 
 /// What a node remembers, while it runs. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct State {
+    path: Arc<PathBuf>,
     shared: Arc<Shared>,
+    reads: Reads,
     failed: watch::Receiver<Option<StoreError>>,
     generation: watch::Receiver<u64>,
     thread: Arc<Mutex<Option<JoinHandle<()>>>>,
 }
 
-#[derive(Default)]
-struct Shared {
-    todo: Mutex<Todo>,
-    wake: Condvar,
-}
-
-/// What is to be written; the newest of each alone.
-#[derive(Default)]
-struct Todo {
-    /// At most one for each member that there can be.
-    facts: BTreeMap<Name, Option<Arc<Fact>>>,
-    contacts: Option<Vec<Multiaddr>>,
-    generation: Option<u64>,
-    ever_met: bool,
-    forget_all: bool,
-    close: bool,
-}
-
-impl Todo {
-    fn is_nothing(&self) -> bool {
-        let Self { facts, contacts, generation, ever_met, forget_all, close: _ } = self;
-        facts.is_empty() && contacts.is_none() && generation.is_none() && !ever_met && !forget_all
-    }
-
-    /// Puts back what was not written, under what has come since.
-    fn put_back(&mut self, unwritten: Todo) {
-        if self.forget_all {
-            return;
-        }
-        for (name, fact) in unwritten.facts {
-            self.facts.entry(name).or_insert(fact);
-        }
-        self.contacts = self.contacts.take().or(unwritten.contacts);
-        self.generation = self.generation.max(unwritten.generation);
-        self.ever_met |= unwritten.ever_met;
-        self.forget_all |= unwritten.forget_all;
-    }
-}
-
-impl Shared {
-    fn lock(&self) -> MutexGuard<'_, Todo> {
-        self.todo.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
+/// What is remembered of members.
 impl State {
     /// Remembers the newest fact about a member; None forgets it.
     pub(crate) fn remember(&self, name: Name, fact: Option<Arc<Fact>>) {
-        self.note(|todo| drop(todo.facts.insert(name, fact)));
+        self.shared.note(|todo| drop(todo.facts.insert(name, fact)));
     }
 
     /// Remembers that another member was met.
     pub(crate) fn met(&self) {
-        self.note(|todo| todo.ever_met = true);
+        self.shared.note(|todo| todo.ever_met = true);
     }
 
     /// Remembers which addresses to join by are left.
     pub(crate) fn set_contacts(&self, contacts: Vec<Multiaddr>) {
-        self.note(|todo| todo.contacts = Some(contacts));
+        self.shared.note(|todo| todo.contacts = Some(contacts));
     }
 
     /// Makes a generation durable; [`Self::durable_generation`] says when it is.
     pub(crate) fn persist(&self, generation: u64) {
-        self.note(|todo| todo.generation = Some(generation));
+        self.shared.note(|todo| todo.generation = Some(generation));
     }
 
     /// Forgets everybody, for another cluster.
     pub(crate) fn forget_all(&self) {
-        self.note(|todo| *todo = Todo { forget_all: true, generation: todo.generation, ..Todo::default() });
+        self.shared.note(|todo| *todo = Todo { forget_all: true, generation: todo.generation, ..Todo::default() });
     }
 
     /// The last generation that [`Self::persist`] has made durable.
     pub(crate) fn durable_generation(&self) -> watch::Receiver<u64> {
         self.generation.clone()
     }
+}
 
+/// The replicated map.
+impl State {
+    /// Something to do with the map.
+    pub(crate) fn work(&self, work: Work) {
+        self.shared.work(work);
+    }
+
+    /// Writes of others, as many as there is room for.
+    pub(crate) fn apply(&self, writes: impl IntoIterator<Item = Work>) {
+        self.shared.apply(writes);
+    }
+
+    /// A call of a user, which is given a number. None if the node stops before it is known what has become of it.
+    pub(crate) async fn call(&self, call: impl FnOnce(u64) -> Work) -> Option<Called> {
+        self.shared.call(call).await.ok()
+    }
+
+    /// Remembers that the map has held all that others held.
+    pub(crate) fn set_joined(&self) {
+        self.shared.note(|todo| todo.is_joined = true);
+    }
+
+    /// What is held of a key.
+    ///
+    /// # Errors
+    /// When that cannot be said.
+    pub(crate) async fn entry(&self, key: &Key) -> Result<Arc<Entry>, ReadError> {
+        self.reads.entry(&self.shared.cache, key).await
+    }
+
+    /// Keys that have values, with how many, in the order of their bytes.
+    ///
+    /// # Errors
+    /// When that cannot be said.
+    pub(crate) async fn keys(&self, page: Page) -> Result<Vec<(Key, usize)>, ReadError> {
+        self.reads.keys(page).await
+    }
+
+    /// Which keys have changed, and what was read from memory.
+    pub(crate) fn watched(&self) -> &Cache {
+        &self.shared.cache
+    }
+
+    /// How the map does.
+    pub(crate) fn map(&self) -> &MapState {
+        &self.shared.map
+    }
+
+    /// Writes a copy of the file, without anything that says whose it is.
+    ///
+    /// # Errors
+    /// When it cannot be made.
+    pub(crate) async fn back_up(&self, copy: PathBuf) -> StoreResult<()> {
+        let path = self.path.clone();
+        let made = tokio::task::spawn_blocking(move || reads::back_up(&path, &copy)).await;
+        made.unwrap_or(Err(StoreError::Closed))
+    }
+}
+
+impl State {
     /// Waits until the file cannot be written any more.
     pub(crate) async fn failed(&self) -> StoreError {
         let mut failed = self.failed.clone();
@@ -298,119 +404,25 @@ impl State {
 
     /// Writes what is left, and closes the file.
     pub(crate) async fn close(&self) {
-        self.note(|todo| todo.close = true);
+        self.shared.close();
         let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(thread) = thread {
             let _ = tokio::task::spawn_blocking(move || thread.join()).await;
         }
     }
-
-    fn note(&self, note: impl FnOnce(&mut Todo)) {
-        note(&mut self.shared.lock());
-        self.shared.wake.notify_one();
-    }
-}
-
-struct Writer {
-    db: Connection,
-    shared: Arc<Shared>,
-    durable: watch::Sender<u64>,
-}
-
-impl Writer {
-    fn run(self) -> StoreResult<()> {
-        let mut was_full = false;
-        loop {
-            let todo = self.next();
-            let close = todo.close;
-            match self.write(&todo) {
-                Ok(()) => {
-                    was_full = false;
-                    if let Some(generation) = todo.generation {
-                        self.durable.send_replace(generation);
-                    }
-                }
-                Err(StoreError::DiskFull) => {
-                    if !std::mem::replace(&mut was_full, true) {
-                        tracing::warn!(
-                            "the disk is full: what is known of members will be remembered once there is room"
-                        );
-                    }
-                    let mut waiting = self.shared.lock();
-                    waiting.put_back(todo);
-                    // A stop wakes it.
-                    let waited = self.shared.wake.wait_timeout_while(waiting, FULL_PAUSE, |todo| !todo.close);
-                    drop(waited.unwrap_or_else(PoisonError::into_inner));
-                }
-                Err(error) => return Err(error),
-            }
-            if close {
-                return Ok(());
-            }
-        }
-    }
-
-    /// Waits until there is anything to write; of members, for more of it.
-    fn next(&self) -> Todo {
-        let waiting = self.shared.wake.wait_while(self.shared.lock(), |todo| todo.is_nothing() && !todo.close);
-        let waiting = waiting.unwrap_or_else(PoisonError::into_inner);
-        let is_patient = |todo: &mut Todo| todo.generation.is_none() && !todo.close;
-        let waited = self.shared.wake.wait_timeout_while(waiting, GATHER_TIME, is_patient);
-        let (mut waiting, _) = waited.unwrap_or_else(PoisonError::into_inner);
-        std::mem::take(&mut *waiting)
-    }
-
-    fn write(&self, todo: &Todo) -> StoreResult<()> {
-        if todo.is_nothing() {
-            return Ok(());
-        }
-        let written = self.transact(todo).and_then(|()| checkpoint_if_due(&self.db));
-        written.map_err(|error| {
-            // Without meaning where there is no transaction.
-            let _ = self.db.execute_batch("ROLLBACK");
-            store_error(&self.db, &error)
-        })
-    }
-
-    fn transact(&self, todo: &Todo) -> rusqlite::Result<()> {
-        let db = &self.db;
-        db.execute_batch("BEGIN IMMEDIATE")?;
-        if todo.forget_all {
-            db.execute_batch(FORGET_ALL)?;
-        }
-        if let Some(generation) = todo.generation {
-            let generation = i64::try_from(generation).unwrap_or(i64::MAX);
-            db.prepare_cached("UPDATE node SET generation = max(generation, ?1)")?.execute([generation])?;
-        }
-        if todo.ever_met {
-            db.prepare_cached("UPDATE node SET ever_met = 1")?.execute([])?;
-        }
-        for (name, fact) in &todo.facts {
-            match fact {
-                None => db.prepare_cached("DELETE FROM members WHERE name = ?1")?.execute([&name.0[..]])?,
-                Some(fact) => {
-                    let mut bytes = BytesMut::with_capacity(fact.encoded_len());
-                    fact.encode(&mut bytes);
-                    let sql = "INSERT INTO members VALUES (?1, ?2) ON CONFLICT DO UPDATE SET fact = excluded.fact";
-                    db.prepare_cached(sql)?.execute((&name.0[..], &bytes[..]))?
-                }
-            };
-        }
-        if let Some(contacts) = &todo.contacts {
-            db.execute("DELETE FROM contacts", [])?;
-            for address in contacts {
-                db.execute("INSERT OR IGNORE INTO contacts VALUES (?1)", [address.to_string()])?;
-            }
-        }
-        db.execute_batch("COMMIT")
-    }
 }
 
 #[cfg(test)]
 mod tests {
+    use bytes::BytesMut;
     use p2p_gossip::swim::{Claims, Ed25519, Record, Status, Version};
 
     use super::*;
+
+    fn run(file: StateFile) -> State {
+        let setup = MapSetup { peer: keys(1).name(), log_keep: 9, len_max: 1 << 30, is_alone: true };
+        file.run(setup).expect("threads").0
+    }
 
     fn keys(n: u8) -> Ed25519 {
         Ed25519::of_secret([n; 32])
@@ -443,7 +455,7 @@ mod tests {
         assert_eq!((file.next_generation().expect("counted"), file.ever_met().expect("read")), (1, false));
         let addresses: Vec<Multiaddr> = vec!["/ip4/192.0.2.1/tcp/1".parse().expect("an address")];
         file.add_contacts(&addresses).expect("added");
-        let state = file.run().expect("a thread");
+        let state = run(file);
         for incarnation in 0..100 {
             state.remember(keys(1).name(), Some(fact(1, incarnation)));
             state.remember(keys(2).name(), Some(fact(2, incarnation)));
@@ -458,7 +470,7 @@ mod tests {
         assert_eq!(versions(&file), [99]);
         assert_eq!((file.next_generation().expect("counted"), file.ever_met().expect("read")), (10, true));
         assert_eq!(file.contacts().expect("read"), addresses);
-        let state = file.run().expect("a thread");
+        let state = run(file);
         state.set_contacts(Vec::new());
         state.forget_all();
         state.remember(keys(3).name(), Some(fact(3, 5)));
@@ -471,7 +483,7 @@ mod tests {
     #[tokio::test]
     async fn a_row_that_was_changed_on_the_disk_is_passed_over() {
         let home = tempfile::tempdir().expect("a folder");
-        let state = StateFile::open(home.path()).expect("made").run().expect("a thread");
+        let state = run(StateFile::open(home.path()).expect("made"));
         (1..=3).for_each(|n| state.remember(keys(n).name(), Some(fact(n, n.into()))));
         state.close().await;
         let db = Connection::open(home.path().join(FILE_NAME)).expect("a database");
@@ -494,7 +506,7 @@ mod tests {
         let db = Connection::open(&path).expect("a database");
         db.pragma_update(None, "user_version", 99).expect("set");
         drop(db);
-        assert!(matches!(StateFile::open(home.path()), Err(StateError(OpenError::Newer { found: 99, known: 2, .. }))));
+        assert!(matches!(StateFile::open(home.path()), Err(StateError(OpenError::Newer { found: 99, known: 3, .. }))));
         std::fs::write(&path, "no database at all, but long enough to be read as if it were one\n".repeat(100))
             .expect("written");
         assert!(matches!(StateFile::open(home.path()), Err(StateError(OpenError::Corrupt(_)))));

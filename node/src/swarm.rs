@@ -111,6 +111,9 @@ pub(crate) struct Net {
     pub(crate) stream_counters: Arc<StreamCounters>,
     pub(crate) control: Control,
     pub(crate) inbound: Inbound,
+    /// Streams of the replicated map.
+    pub(crate) map_control: Control,
+    pub(crate) map_inbound: Inbound,
     /// Why this node is no part of the cluster any more, once it is not.
     pub(crate) stopped: watch::Receiver<Option<Stop>>,
     pub(crate) task: tokio::task::JoinHandle<()>,
@@ -127,9 +130,10 @@ pub(crate) async fn start(
     let NetConfig { keypair, admission, listen, advertise, cables, membership } = config;
     let edges = Edges::new(StreamProtocol::new(codec::PROTOCOL), membership::dial_time_max(&membership.config));
     let (objects, control, inbound) = Streams::new(StreamProtocol::new(PROTOCOL), edges.reserved());
+    let (map, map_control, map_inbound) = Streams::new(StreamProtocol::new(crate::kv::PROTOCOL), edges.reserved());
     let stream_counters = objects.counters();
     let counters = Arc::new(NetCounters::default());
-    let mut swarm = setup::build(keypair, admission, cables, edges, objects, &counters);
+    let mut swarm = setup::build(keypair, admission, cables, edges, (objects, map), &counters);
     setup::listen_on_all(&mut swarm, &listen).await?;
     let durable = membership.state.durable_generation();
     let (membership, news) = Membership::new(membership, &own_addresses(&swarm, &advertise));
@@ -164,6 +168,8 @@ pub(crate) async fn start(
         stream_counters,
         control,
         inbound,
+        map_control,
+        map_inbound,
         stopped,
         task,
     })
@@ -323,7 +329,7 @@ impl SwarmTask {
             // Limits have no events, and streams go their own way.
             BehaviourEvent::Limits(never) => match never {},
             BehaviourEvent::Strangers(never) => match never {},
-            BehaviourEvent::Objects(()) => {}
+            BehaviourEvent::Objects(()) | BehaviourEvent::Map(()) => {}
         }
     }
 

@@ -7,10 +7,11 @@ use std::time::Duration;
 use bytesize::ByteSize;
 use clap::{Parser, Subcommand};
 use p2p_api::{Code, Problem};
-use p2p_testnet::bench::{content, members};
+use p2p_testnet::bench::{content, kv, members};
 use p2p_testnet::cluster::NODES_MAX;
 use p2p_testnet::faults::{Fault, Groups};
 use p2p_testnet::sim::{self, Named, Profile};
+use p2p_testnet::torture::kv as torture_kv;
 
 /// Starts and hurts networks of real nodes on this machine.
 #[derive(Debug, Parser)]
@@ -235,6 +236,38 @@ pub(crate) enum Torture {
         #[arg(long, value_name = "FILE", conflicts_with = "progress")]
         resume: Option<PathBuf>,
     },
+    /// Reads and writes of the replicated map; ends with 1 when a promise was broken, and leaves what shows it
+    Kv {
+        /// Cycles in all, each a fault [default: 200; of a run that is taken up, as many as it wanted]
+        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+        cycles: Option<u32>,
+        /// Determines what is done [default: another one every time]
+        #[arg(long, value_name = "S", conflicts_with = "resume")]
+        seed: Option<u64>,
+        /// Nodes
+        #[arg(short, long, value_name = "N", default_value_t = 5, conflicts_with = "resume")]
+        nodes: u32,
+        /// kill: nodes are killed. all: they are also stopped, cut off, set back, copied and emptied
+        #[arg(long, value_name = "NAME", default_value = "kill", conflicts_with = "resume")]
+        mix: torture_kv::Mix,
+        /// Clients at work at once
+        #[arg(long, value_name = "N", default_value_t = torture_kv::CLIENTS_DEFAULT, conflicts_with = "resume",
+            value_parser = clap::value_parser!(u32).range(1..=i64::from(torture_kv::CLIENTS_MAX)))]
+        clients: u32,
+        /// New file that says how far the run came, one JSON document a line
+        #[arg(long, value_name = "FILE", default_value = "torture-kv.jsonl")]
+        progress: PathBuf,
+        /// Take up the run of such a file
+        #[arg(long, value_name = "FILE", conflicts_with = "progress")]
+        resume: Option<PathBuf>,
+        /// Keep every call and fault in FILE, one JSON document a line [default: those since the last look at everything, in
+        /// the network's folder]
+        #[arg(long, value_name = "FILE")]
+        history: Option<PathBuf>,
+        /// Add what came of it to a file of results
+        #[arg(long, value_name = "FILE", num_args = 0..=1, default_missing_value = "docs/results/kv-torture.jsonl")]
+        record: Option<PathBuf>,
+    },
 }
 
 #[derive(Debug, Subcommand)]
@@ -291,20 +324,30 @@ pub(crate) enum Bench {
         #[arg(long, value_name = "TEXT", requires = "record")]
         note: Option<String>,
     },
-    /// The replicated map: what its rules and its file cost
+    /// The replicated map: writes and reads under load, how soon a write is everywhere, and what many keys take
+    ///
+    /// Takes about a quarter of an hour, and all of the machine.
     Kv {
-        /// Only the rules and the file, without any node
-        #[arg(long, required = true)]
+        /// Only what its rules and its file cost, without any node
+        #[arg(long, conflicts_with = "only")]
         store_only: bool,
+        /// What to measure: writes, reads, spread, split, large [default: all]
+        #[arg(long, value_name = "NAMES", value_delimiter = ',')]
+        only: Vec<kv::Group>,
         /// Rounds; a figure is their median
         #[arg(long, value_name = "N", default_value_t = 5)]
         runs: u32,
         /// Writes of a round
         #[arg(long, value_name = "N", default_value_t = 50_000, value_parser = clap::value_parser!(u64).range(1..=10_000_000))]
         writes: u64,
-        /// Keys of two copies that are compared
+        /// Keys of the large map; with --store-only, of two copies that are compared
         #[arg(long, value_name = "N", default_value_t = 1_000_000, value_parser = clap::value_parser!(u64).range(1..=10_000_000))]
         keys: u64,
+        /// Determines keys, and who writes [default: another one every time]
+        #[arg(long, value_name = "S")]
+        seed: Option<u64>,
+        #[command(flatten)]
+        extent: MapExtent,
         /// Add the figures to a file of results
         #[arg(long, value_name = "FILE", num_args = 0..=1, default_missing_value = "docs/results/kv.jsonl")]
         record: Option<PathBuf>,
@@ -347,6 +390,37 @@ impl Extent {
             apart: self.apart_time.unwrap_or(usual.apart),
             rest: self.rest_time.unwrap_or(usual.rest),
             starve: self.starve_time.unwrap_or(usual.starve),
+        }
+    }
+}
+
+/// The same of the replicated map.
+#[derive(Clone, Copy, Debug, clap::Args)]
+pub(crate) struct MapExtent {
+    #[arg(long, hide = true)]
+    read_keys: Option<u64>,
+    #[arg(long, hide = true)]
+    read_times: Option<u64>,
+    #[arg(long, hide = true)]
+    spread_nodes: Option<u32>,
+    #[arg(long, hide = true, value_parser = humantime::parse_duration)]
+    spread_time: Option<Duration>,
+    #[arg(long, hide = true)]
+    split_keys: Option<u64>,
+    #[arg(long, hide = true)]
+    split_changes: Option<u64>,
+}
+
+impl MapExtent {
+    pub(crate) fn or_usual(self) -> kv::Extent {
+        let usual = kv::Extent::default();
+        kv::Extent {
+            read_keys: self.read_keys.unwrap_or(usual.read_keys),
+            read_times: self.read_times.unwrap_or(usual.read_times),
+            spread_nodes: self.spread_nodes.unwrap_or(usual.spread_nodes),
+            spread_time: self.spread_time.unwrap_or(usual.spread_time),
+            split_keys: self.split_keys.unwrap_or(usual.split_keys),
+            split_changes: self.split_changes.unwrap_or(usual.split_changes),
         }
     }
 }
@@ -436,9 +510,15 @@ mod tests {
             "p2p-testnet bench content --note text",
             "p2p-testnet bench members --only put",
             "p2p-testnet bench members --starve-time soon",
+            "p2p-testnet bench kv --only put",
+            "p2p-testnet bench kv --store-only --only writes",
+            "p2p-testnet bench kv --keys 0",
             "p2p-testnet torture",
             "p2p-testnet torture content --resume file --seed 1",
             "p2p-testnet torture content --cycles 0",
+            "p2p-testnet torture kv --mix some",
+            "p2p-testnet torture kv --clients 0",
+            "p2p-testnet torture kv --resume file --mix all",
             "p2p-testnet sim members",
             "p2p-testnet sim members --scenario everything",
             "p2p-testnet sim members --scenario idle --seeds 0",
@@ -463,6 +543,19 @@ mod tests {
         {
             assert_eq!(malformed(&format!("p2p-testnet {line}")).0.code, Code::Usage, "{line}");
         }
+    }
+
+    #[test]
+    fn parts_of_a_bench_are_named_and_all_are_meant_by_none() {
+        let only = |line: &str| match parsed(line).expect(line).verb {
+            Verb::Bench { what: Bench::Kv { store_only, only, extent, .. } } => (store_only, only, extent.or_usual()),
+            other => panic!("{line}: {other:?}"),
+        };
+        assert_eq!(only("p2p-testnet bench kv --only spread,large").1, [kv::Group::Spread, kv::Group::Large]);
+        let (store_only, named, extent) = only("p2p-testnet bench kv --split-changes 7");
+        assert!(!store_only && named.is_empty());
+        assert_eq!((extent.split_changes, extent.spread_nodes), (7, 25));
+        assert!(only("p2p-testnet bench kv --store-only").0);
     }
 
     #[test]

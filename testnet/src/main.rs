@@ -153,8 +153,10 @@ async fn measure(what: Bench, dir: Option<PathBuf>, json: bool, say: Say) -> Res
             let options = bench::members::Options { dir, nodes, only, kills, stalls, seed, extent, node_bin: None };
             bench::members::run(options, say).await?
         }
-        Bench::Kv { store_only: _, runs, writes, keys, .. } => {
-            let options = bench::kv::Options { dir, runs, writes, keys, node_bin: None };
+        Bench::Kv { store_only, only, runs, writes, keys, seed, extent, .. } => {
+            let extent = extent.or_usual();
+            let options =
+                bench::kv::Options { dir, store_only, only, runs, writes, keys, seed, extent, node_bin: None };
             bench::kv::run(options, say).await?
         }
     };
@@ -201,15 +203,45 @@ async fn simulate(what: Sim, json: bool, say: Say) -> Result<(), Problem> {
 }
 
 async fn torture_it(what: Torture, dir: Option<PathBuf>, json: bool, say: Say) -> Result<(), Problem> {
-    let Torture::Content { cycles, seed, nodes, progress, resume } = what;
-    let (progress, resume) = match resume {
+    match what {
+        Torture::Content { cycles, seed, nodes, progress, resume } => {
+            let (progress, resume) = progress_of(progress, resume);
+            let options = torture::Options { dir, cycles, seed, nodes, progress, resume, node_bin: None };
+            let report = torture::run(options, say).await?;
+            report::print(&if json { report::json(&report)? } else { report.text() })?;
+            report.verdict()
+        }
+        Torture::Kv { cycles, seed, nodes, mix, clients, progress, resume, history, record } => {
+            let (progress, resume) = progress_of(progress, resume);
+            let options = torture::kv::Options {
+                dir,
+                cycles,
+                seed,
+                nodes,
+                mix,
+                clients,
+                progress,
+                resume,
+                history,
+                node_bin: None,
+            };
+            let report = torture::kv::run(options, say).await?;
+            // Shown before it is recorded: a full disk must not cost the figures.
+            report::print(&if json { report::json(&report)? } else { report.text() })?;
+            if let Some(file) = record {
+                report.record(&file, &command_line())?;
+            }
+            report.verdict()
+        }
+    }
+}
+
+/// The file of a run, and whether it is to be taken up.
+fn progress_of(new: PathBuf, resume: Option<PathBuf>) -> (PathBuf, bool) {
+    match resume {
         Some(file) => (file, true),
-        None => (progress, false),
-    };
-    let options = torture::Options { dir, cycles, seed, nodes, progress, resume, node_bin: None };
-    let report = torture::run(options, say).await?;
-    report::print(&if json { report::json(&report)? } else { report.text() })?;
-    report.verdict()
+        None => (new, false),
+    }
 }
 
 async fn plant(names: Vec<String>, list: bool, dir: Option<PathBuf>, json: bool, say: Say) -> Result<(), Problem> {

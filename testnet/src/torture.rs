@@ -1,3 +1,5 @@
+//! Torture: nodes are hurt while they work, and every promise is checked. [`kv`] is that of the replicated map.
+//!
 //! `torture content`: nodes are killed while files go in and come out, over and over, and every promise is checked.
 //!
 //! Each cycle has several writers and readers at once on a network of real nodes, kills one of them with SIGKILL at a moment
@@ -11,6 +13,7 @@
 
 mod chaos;
 mod judge;
+pub mod kv;
 mod plan;
 mod progress;
 mod reader;
@@ -27,7 +30,7 @@ use crate::{Cluster, ClusterConfig, Result, cluster};
 
 use judge::Breach;
 use plan::{Files, Plan};
-use progress::{Progress, Totals};
+use progress::{Header, Kind, Progress, Sum, Totals};
 
 /// Cycles on one network before it is deleted.
 const EPOCH_CYCLES: u32 = 20;
@@ -105,10 +108,12 @@ impl Report {
 /// When the machine does not give what is needed. A broken promise is in the report.
 pub async fn run(options: Options, say: fn(&str)) -> Result<Report> {
     let (progress, header, totals) = match options.resume {
-        true => Progress::take_up(&options.progress, options.cycles)?,
+        true => Progress::take_up(&options.progress, options.cycles, |kind| kind == Kind::Content)?,
         false => {
             let seed = options.seed.unwrap_or_else(crate::workload::another_seed);
-            Progress::begin(&options.progress, seed, options.nodes, options.cycles.unwrap_or(plan::CYCLES_DEFAULT))?
+            let cycles = options.cycles.unwrap_or(plan::CYCLES_DEFAULT);
+            let header = Header { kind: Kind::Content, seed, nodes: options.nodes, cycles };
+            (Progress::begin(&options.progress, &header)?, header, Totals::default())
         }
     };
     if !(NODES_MIN..=NODES_MAX).contains(&header.nodes) {

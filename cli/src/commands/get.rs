@@ -1,20 +1,12 @@
 //! `get`: fetches content to standard output or to a file.
 
-mod sink;
-mod target;
-
-use std::io;
-
-use indicatif::ProgressBar;
-use p2p_api::client::{Content, GetOptions};
+use p2p_api::client::GetOptions;
 use p2p_api::{ByteRange, Code, Problem};
 use serde::Serialize;
 
-use self::sink::Sink;
-use self::target::Target;
-use super::Context;
+use super::target::{Failure, Readers, Sink, Target};
+use super::{Context, name};
 use crate::args;
-use crate::output::{cannot_write, stdout_is_terminal};
 
 /// What `get -o PATH --json` prints.
 #[derive(Serialize)]
@@ -24,26 +16,14 @@ struct GetResult<'a> {
     path: String,
 }
 
-/// Why content did not arrive: no fault of the node's in the second case.
-enum Failure {
-    Node(Problem),
-    Write(io::Error),
-}
-
-impl From<Problem> for Failure {
-    fn from(problem: Problem) -> Self {
-        Self::Node(problem)
-    }
-}
-
 pub(super) async fn run(context: &Context, args: &args::Get) -> Result<(), Problem> {
-    let (target, mut sink) = Target::open(&args.output, args.force).await?;
-    let fetched = context.while_alive(async { Ok(fetch(context, args, &target, &mut sink).await) }).await?;
+    let (target, mut sink) = Target::open(&args.output, args.force, Readers::Umask).await?;
+    let address = name::address_of(context, &args.content).await?;
+    let address = address.as_str();
+    let fetched = context.while_alive(async { Ok(fetch(context, address, args, &target, &mut sink).await) }).await?;
     let size = match fetched {
         Ok(size) => size,
-        Err(Failure::Write(error)) if target.is_stdout() && error.kind() == io::ErrorKind::BrokenPipe => return Ok(()),
-        Err(Failure::Write(error)) => return Err(cannot_write(&target.name(), &error)),
-        Err(Failure::Node(problem)) => return Err(problem),
+        Err(failure) => return target.failed(failure).map_or(Ok(()), Err),
     };
     if target.is_stdout() {
         return Ok(());
@@ -51,26 +31,29 @@ pub(super) async fn run(context: &Context, args: &args::Get) -> Result<(), Probl
     let name = target.name();
     target.finish(sink).await?;
     context.output.note(&format!("{size} bytes in {name}"));
-    context.output.document(&GetResult { address: args.address.as_str(), size, path: name })
+    context.output.document(&GetResult { address, size, path: name })
 }
 
 /// Brings all bytes to the sink. What breaks off is asked for again from the position reached: the answer is the rest,
 /// or the reason why there is none. It ends because every further request must have brought something.
-async fn fetch(context: &Context, args: &args::Get, target: &Target, sink: &mut Sink) -> Result<u64, Failure> {
+async fn fetch(
+    context: &Context,
+    address: &str,
+    args: &args::Get,
+    target: &Target,
+    sink: &mut Sink,
+) -> Result<u64, Failure> {
     let ask = |range| {
         let options = GetOptions { range, no_cache: args.no_cache, timeout: context.timeout };
-        context.client.get(args.address.as_str(), options)
+        context.client.get(address, options)
     };
     let mut content = ask(args.range).await?;
     let (start, size) = (content.start, content.len);
-    let bar = match target.is_stdout() && stdout_is_terminal() {
-        true => ProgressBar::hidden(),
-        false => context.output.bar(Some(size)),
-    };
+    let bar = target.bar(context.output, size);
     let mut position = 0;
     let mut asked_again = false;
     loop {
-        let arrived = copy(content, sink, &bar).await.map_err(Failure::Write)?;
+        let arrived = sink.copy(content, &bar).await.map_err(Failure::Write)?;
         position += arrived;
         if position == size {
             return Ok(size);
@@ -95,17 +78,4 @@ async fn fetch(context: &Context, args: &args::Get, target: &Target, sink: &mut 
                 .into());
         }
     }
-}
-
-/// Copies until the content ends or breaks off, and says how many bytes were written.
-async fn copy(mut content: Content, sink: &mut Sink, bar: &ProgressBar) -> io::Result<u64> {
-    let mut arrived = 0;
-    while let Some(Ok(bytes)) = content.next().await {
-        sink.write(&bytes).await?;
-        arrived += bytes.len() as u64;
-        bar.inc(bytes.len() as u64);
-    }
-    // The file writes behind: only now is it known whether all was taken.
-    sink.flush().await?;
-    Ok(arrived)
 }

@@ -11,21 +11,11 @@ use crate::args;
 
 pub(super) async fn run(context: &Context, args: &args::Members) -> Result<(), Problem> {
     if args.watch {
-        return watch(context, args.since.as_deref()).await;
+        let events = context.quick(context.client.watch_members(args.since.as_deref())).await?;
+        return context.print_events(events).await;
     }
     let members = context.quick(context.client.members()).await?;
     context.output.result(&members, &text(&members))
-}
-
-/// One JSON line for each event, until the command is interrupted or its reader goes.
-async fn watch(context: &Context, since: Option<&str>) -> Result<(), Problem> {
-    let mut events = context.quick(context.client.watch_members(since)).await?;
-    while let Some(event) = events.next().await {
-        if !context.output.line(&event?)? {
-            break;
-        }
-    }
-    Ok(())
 }
 
 fn text(Members { members }: &Members) -> String {

@@ -27,7 +27,8 @@ pub(super) async fn run(context: &Context, args: &args::Put) -> Result<(), Probl
     let bar = context.output.bar(len);
     let broken = Arc::new(OnceLock::new());
     let bytes = counted(read_ahead(source, broken.clone())?, bar.clone());
-    let options = PutOptions { replicas: args.replicas, acks: args.acks, timeout: context.timeout };
+    let options =
+        PutOptions { replicas: args.replicas, acks: args.acks, name: args.name.clone(), timeout: context.timeout };
     let result = context.while_alive(context.client.put(bytes, len, options)).await;
     bar.finish_and_clear();
     // The client sees no more than that the request broke off; the reason is on this side.
@@ -39,7 +40,8 @@ pub(super) async fn run(context: &Context, args: &args::Put) -> Result<(), Probl
     match stored.problem {
         Some(problem) => Err(problem),
         None => {
-            context.output.note(&format!("stored on {}/{}", stored.copies, stored.replicas));
+            let named = stored.name.map(|name| format!(" as name/{name}")).unwrap_or_default();
+            context.output.note(&format!("stored on {}/{}{named}", stored.copies, stored.replicas));
             Ok(())
         }
     }

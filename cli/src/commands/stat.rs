@@ -4,12 +4,13 @@ use indicatif::BinaryBytes;
 use p2p_api::Problem;
 use p2p_api::types::Stat;
 
-use super::Context;
+use super::{Context, name};
 use crate::args;
 use crate::output::Listing;
 
 pub(super) async fn run(context: &Context, args: &args::Stat) -> Result<(), Problem> {
-    let stat = context.while_alive(context.client.stat(args.address.as_str(), context.timeout)).await?;
+    let address = name::address_of(context, &args.content).await?;
+    let stat = context.while_alive(context.client.stat(address.as_str(), context.timeout)).await?;
     context.output.result(&stat, &text(&stat))
 }
 

@@ -36,6 +36,7 @@ fn members(MemberCounts { alive, suspect, down, left }: MemberCounts) -> String 
 fn text(status: &Status) -> String {
     let store =
         format!("{} objects, {} of {}", status.objects, BinaryBytes(status.bytes), BinaryBytes(status.storage_max));
+    let keys = if status.kv_keys == 1 { "key" } else { "keys" };
     Listing::default()
         .line("peer", &status.peer)
         .line("name", &status.name)
@@ -46,5 +47,6 @@ fn text(status: &Status) -> String {
         .line("members", members(status.members))
         .lines("addresses", &status.addresses)
         .line("store", store)
+        .line("kv", format!("{} {keys}, {}", status.kv_keys, status.kv.word()))
         .text()
 }

@@ -89,6 +89,20 @@ fn put_with_too_few_copies_prints_the_address_and_ends_with_5() {
     assert_eq!(error(&done)["exit"], 5);
 }
 
+#[test]
+fn put_with_a_name_says_which_to_the_node() {
+    let world = World::answering(|seen| {
+        let size = seen.body.len();
+        answer(200, &json!({"address": ADDRESS, "size": size, "copies": 3, "replicas": 3, "name": "a&b/ä ?"}))
+    });
+    world.write("file", TEXT);
+    let done = world.run(["put", "file", "--name", "a&b/ä ?", "--acks", "2"]).code(0);
+    assert_eq!(stdout(&done), format!("{ADDRESS}\n"));
+    assert_eq!(stderr(&done), "stored on 3/3 as name/a&b/ä ?\n");
+    assert_eq!(world.lines(), ["POST /v1/content?acks=2&name=a%26b%2F%C3%A4%20%3F"]);
+    assert_eq!(document(&world.run(["put", "file", "--name", "a&b/ä ?", "--json"]).code(0))["name"], "a&b/ä ?");
+}
+
 /// Whether the answer or the failed write is noticed first is a race in the client, so this runs often.
 #[test]
 fn put_understands_a_node_that_refuses_before_it_has_read_everything() {
@@ -390,4 +404,53 @@ fn stat_lists_what_is_known_about_content() {
     assert_eq!(stdout(&done), text.join("\n"));
     let done = world.run(["stat", "--json", ADDRESS]).code(0);
     assert_eq!(document(&done)["holders"], json!(["12D3KooWA", "12D3KooWB"]));
+}
+
+/// A node with such values at every key, and content.
+fn named(values: &'static [&'static str]) -> World {
+    World::answering(move |seen| {
+        let siblings: Vec<_> =
+            values.iter().map(|value| json!({"value": value, "encoding": "utf-8", "dot": "d"})).collect();
+        match seen.line.as_str() {
+            line if line.starts_with("GET /v1/kv/") && values.is_empty() => problem(404, "not_found"),
+            line if line.starts_with("GET /v1/kv/") => {
+                answer(200, &json!({"key": "name/notes", "token": "aa", "siblings": siblings}))
+            }
+            line if line.ends_with("/stat") => held(),
+            _ => serves(seen),
+        }
+    })
+}
+
+#[test]
+fn content_goes_by_its_name() {
+    let world = named(&[ADDRESS]);
+    assert_eq!(world.run(["get", "name/notes"]).code(0).get_output().stdout, TEXT);
+    let done = world.run(["get", "name/my notes", "-o", "file", "--json"]).code(0);
+    assert_eq!(document(&done), json!({"address": ADDRESS, "size": 20, "path": "file"}));
+    assert_eq!(document(&world.run(["stat", "name/notes", "--json"]).code(0))["address"], ADDRESS);
+    let content = format!("GET /v1/content/{ADDRESS}");
+    let stat = format!("{content}/stat");
+    let [notes, my_notes] = ["GET /v1/kv/name%2Fnotes", "GET /v1/kv/name%2Fmy%20notes"];
+    assert_eq!(world.lines(), [notes, &content, my_notes, &content, notes, &stat]);
+}
+
+#[test]
+fn a_name_that_leads_nowhere_or_to_several_contents_leads_to_none() {
+    const OTHER: &str = "0f1349b9f5f9a1a6a0404dea36dcc9499bcb25c9adc112b7cc9a93cae41f3262";
+    for (values, code, exit, said) in [
+        (&[][..], "not_found", 3, &["no such name", "name/notes"][..]),
+        (&[ADDRESS, OTHER], "conflict", 4, &[ADDRESS, OTHER]),
+        (&["text"], "integrity", 9, &["name/notes"]),
+    ] {
+        let world = named(values);
+        for args in [&["get", "name/notes", "-o", "file"][..], &["stat", "name/notes"]] {
+            let done = world.run(args.iter().copied().chain(["--json"])).code(exit);
+            assert_eq!((stdout(&done).as_str(), &error(&done)["code"]), ("", &json!(code)));
+            let message = error(&done)["message"].to_string();
+            assert!(said.iter().all(|part| message.contains(part)), "{message}");
+        }
+        assert_eq!(world.names(), [""; 0]);
+        assert!(world.lines().iter().all(|line| line == "GET /v1/kv/name%2Fnotes"), "{:?}", world.lines());
+    }
 }

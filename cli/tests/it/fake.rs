@@ -10,6 +10,7 @@ use assert_cmd::assert::Assert;
 use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::extract::Request;
+use axum::http::HeaderMap;
 use axum::response::Response;
 use futures::StreamExt;
 use p2p_api::ByteRange;
@@ -28,6 +29,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 #[derive(Clone, Debug)]
 pub(crate) struct Seen {
     pub(crate) line: String,
+    pub(crate) headers: HeaderMap,
     pub(crate) range: Option<ByteRange>,
     pub(crate) body: Bytes,
 }
@@ -147,6 +149,11 @@ impl Seen {
         self.part(usize::MAX).start
     }
 
+    /// A header of the request.
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name)?.to_str().ok()
+    }
+
     /// The part of so many bytes that was asked for.
     fn part(&self, len: usize) -> Range<usize> {
         let part = self.range.unwrap_or(ByteRange::From(0)).within(len as u64).unwrap_or(0..0);
@@ -159,6 +166,7 @@ impl Seen {
         let range = range.and_then(|value| value.strip_prefix("bytes=")?.parse().ok());
         Self {
             line: format!("{} {}", parts.method, parts.uri),
+            headers: parts.headers,
             range,
             // A request that breaks off leaves an empty body here, as the node leaves no content.
             body: axum::body::to_bytes(body, usize::MAX).await.unwrap_or_default(),
@@ -209,6 +217,15 @@ fn respond(part: Option<Range<usize>>, len: usize, body: Body) -> Response {
             .header("content-range", format!("bytes {start}-{}/{len}", end - 1)),
     };
     response.body(body).expect("a response")
+}
+
+/// Events of a watch that ends after them.
+pub(crate) fn watched(events: &[Value]) -> Response {
+    let said: String = events
+        .iter()
+        .map(|event| format!("id: {}\nevent: {}\ndata: {event}\n\n:\n\n", event["id"], event["kind"]))
+        .collect();
+    Response::builder().header("content-type", "text/event-stream").body(Body::from(said)).expect("a response")
 }
 
 /// Standard output of a finished command.

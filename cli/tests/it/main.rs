@@ -1,7 +1,9 @@
 //! The real binary against a node that answers from a script.
 
+mod backup;
 mod content;
 mod fake;
+mod kv;
 mod members;
 mod node;
 mod usage;

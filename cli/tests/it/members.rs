@@ -1,20 +1,12 @@
 //! `members`, `tags` and `leave`.
 
-use axum::body::Body;
-use axum::response::Response;
 use serde_json::{Value, json};
 
-use crate::fake::{Seen, World, answer, document, error, problem, stderr, stdout};
+use crate::fake::{Seen, World, answer, document, error, problem, stderr, stdout, watched};
 
 fn event(n: u64) -> Value {
     json!({"id": format!("7-{n}"), "at": "2026-01-01T00:00:00.000Z", "kind": "down", "peer": "12D3KooWB", "name": "attic",
         "state": "down", "generation": 1, "incarnation": 0, "accusers": [{"peer": "12D3KooWA", "cause": "gone"}]})
-}
-
-fn watched(events: &[Value]) -> Response {
-    let said: String =
-        events.iter().map(|event| format!("id: {}\nevent: down\ndata: {event}\n\n:\n\n", event["id"])).collect();
-    Response::builder().header("content-type", "text/event-stream").body(Body::from(said)).expect("a response")
 }
 
 #[test]

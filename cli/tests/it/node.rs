@@ -14,7 +14,8 @@ pub(crate) fn state() -> Value {
     json!({"peer": "12D3KooWA", "name": "attic", "cluster": "00ff", "version": "0.1.0", "health": "degraded",
         "reasons": ["the disk is nearly full", "one member is gone"], "members": {"alive": 3, "suspect": 0, "down": 1, "left": 0},
         "addresses": ["/ip4/192.0.2.7/tcp/7460/p2p/12D3KooWA", "/ip6/::1/tcp/7460/p2p/12D3KooWA"],
-        "objects": 12, "bytes": 3_670_016, "storage_max": 10_737_418_240_u64})
+        "objects": 12, "bytes": 3_670_016, "storage_max": 10_737_418_240_u64,
+        "kv_keys": 3, "kv": "catching_up"})
 }
 
 fn joins(_: &Seen) -> Response {
@@ -37,6 +38,7 @@ members    3 alive, 1 down
 addresses  /ip4/192.0.2.7/tcp/7460/p2p/12D3KooWA
            /ip6/::1/tcp/7460/p2p/12D3KooWA
 store      12 objects, 3.50 MiB of 10.00 GiB
+kv         3 keys, catching_up
 ";
     assert_eq!(stdout(&done), text);
     assert_eq!(document(&world.run(["status", "--json"]).code(0)), state());
@@ -173,6 +175,13 @@ fn without_a_node_every_command_says_how_to_start_it() {
         &["ticket"],
         &["join", TICKET],
         &["log-level", "debug"],
+        &["kv", "put", "color", "blue"],
+        &["kv", "get", "color"],
+        &["kv", "del", "color"],
+        &["kv", "ls"],
+        &["kv", "watch"],
+        &["get", "name/notes"],
+        &["backup", "backup"],
         &["wait", "--timeout", "1ms"],
     ] {
         let done = world.run(args.iter().copied().chain(["--json", "--home", home])).code(6);
@@ -218,7 +227,7 @@ fn what_is_typed_names_the_node_before_what_the_environment_says() {
 fn a_node_that_hangs_is_given_up() {
     let world = World::without_node();
     let _socket = world.hang();
-    for args in [&["status"][..], &["ticket"], &["wait"]] {
+    for args in [&["status"][..], &["ticket"], &["wait"], &["kv", "get", "color"], &["kv", "ls"], &["kv", "watch"]] {
         let done = world.run(args.iter().copied().chain(["--timeout", "50ms", "--json"])).code(8);
         assert_eq!(error(&done)["code"], "timed_out");
     }
@@ -228,8 +237,15 @@ fn a_node_that_hangs_is_given_up() {
 fn a_node_that_hangs_at_work_is_given_up_too() {
     let world = World::without_node();
     let _socket = world.hang();
-    let done = world.run(["get", ADDRESS, "--timeout", "50ms", "-o", "file", "--json"]).code(8);
-    assert_eq!(error(&done)["code"], "timed_out");
+    // All at once: each waits some seconds for a sign of life.
+    let work = [&["get", ADDRESS, "-o", "file"][..], &["backup", "file"], &["kv", "put", "color", "blue"]];
+    let spawn = |args: &[&'static str]| world.spawn(args.iter().copied().chain(["--timeout", "50ms", "--json"]));
+    for child in work.map(spawn) {
+        let output = child.wait_with_output().expect("it ends");
+        assert_eq!(output.status.code(), Some(8));
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(said.contains(r#""code":"timed_out""#), "{said}");
+    }
     assert_eq!(world.names(), [""; 0]);
 }
 

@@ -17,6 +17,18 @@ fn a_command_line_that_cannot_be_read_ends_with_2_and_a_document_with_json() {
         &["wait", "--members", "0"],
         &["log-level"],
         &["log-level", "info", "--for", "0s"],
+        &["put", "file", "--name", ""],
+        &["get", "name/"],
+        &["kv", "put", "color"],
+        &["kv", "put", "", "blue"],
+        &["kv", "put", "color", "blue", "--acks", "0"],
+        &["kv", "put", "color", "blue", "--create", "--force"],
+        &["kv", "put", "color", "blue", "--token", ""],
+        &["kv", "put", "color", "blue", "--token", "two words"],
+        &["kv", "del", "color", "--token", "aa", "--force"],
+        &["kv", "ls", "--limit", "0"],
+        &["backup"],
+        &["backup", "folder/"],
     ] {
         world.run(args.iter().copied()).code(2).stdout("");
         let done = world.run(args.iter().copied().chain(["--json"])).code(2).stdout("");
@@ -61,8 +73,9 @@ fn a_malformed_address_is_refused_with_an_example() {
 #[test]
 fn only_the_commands_that_work_exist() {
     let world = World::without_node();
-    for command in ["ls", "rm", "kv", "backup"] {
-        world.run([command]).code(2);
+    for command in ["ls", "rm", "pin"] {
+        let done = world.run([command]).code(2);
+        assert!(stderr(&done).contains("unrecognized subcommand"), "{}", stderr(&done));
     }
 }
 
@@ -81,6 +94,13 @@ fn every_help_has_an_example() {
         &["tags", "--help"],
         &["leave", "--help"],
         &["log-level", "--help"],
+        &["kv", "--help"],
+        &["kv", "put", "--help"],
+        &["kv", "get", "--help"],
+        &["kv", "del", "--help"],
+        &["kv", "ls", "--help"],
+        &["kv", "watch", "--help"],
+        &["backup", "--help"],
         &["wait", "--help"],
     ] {
         let done = world.run(args.iter().copied()).code(0);

@@ -145,6 +145,12 @@ pub enum Said {
 pub enum Noted {
     /// Nothing that this peer has seen is missing here any more.
     CaughtUp(Name),
+    /// Its copy has come to be equal to this one.
+    Equal(Name),
+    /// Asking it came to nothing: it was silent, or what it said made no sense.
+    Failed(Name),
+    /// It has told more than is kept until all of it can be taken in.
+    TooMuch(Name),
     /// It would drop so many keys of so many that somebody else is asked first.
     Unconfirmed {
         /// Who has told it so.
@@ -169,8 +175,12 @@ pub enum Noted {
 #[derive(Clone, Debug, Default)]
 struct Peer {
     digest: Option<Digest>,
-    /// Since when it differs.
+    /// Whether that was equal to ours when it came.
+    is_equal: bool,
+    /// Since when it differs, as far as that decides when it is asked.
     differs: Option<Time>,
+    /// When it was first told that it does.
+    differed_at: Option<Time>,
     /// Since when its rows differ though it has seen the same.
     unequal: Option<Time>,
     /// Before that is no reason to compare all with it.
@@ -286,8 +296,13 @@ impl AntiEntropy {
         known.digest = Some(theirs);
         let equal = ours.vector == theirs.vector;
         known.differs = if equal { None } else { Some(known.differs.unwrap_or(now)) };
+        known.differed_at = if equal { None } else { Some(known.differed_at.unwrap_or(now)) };
+        let was_equal = std::mem::replace(&mut known.is_equal, ours == theirs);
         if ours == theirs {
             known.unequal = None;
+            if !was_equal {
+                self.noted.push(Noted::Equal(peer));
+            }
         } else if equal && known.unequal.is_none() {
             known.unequal = Some(now);
             self.noted.push(Noted::Integrity(peer));
@@ -301,6 +316,12 @@ impl AntiEntropy {
             Some(asking) => asking.until,
             None => self.peers.iter().filter_map(|(name, peer)| self.ask_at(*name, peer)).min().unwrap_or(Time::NEVER),
         }
+    }
+
+    /// Since when a peer's copy has been another of which it is not known that nothing of it is missing here; of all the earliest.
+    pub fn differs_since(&self) -> Option<Time> {
+        let differs = |peer: &Peer| peer.differed_at.filter(|_| peer.digest != peer.checked);
+        self.peers.values().filter_map(differs).min()
     }
 
     /// When a peer is to be asked, if there is reason to.
@@ -349,10 +370,29 @@ impl AntiEntropy {
     /// Gives up: the peer has its turn again later.
     fn fail<T: KvTx>(&mut self, replica: &mut Replica, tx: &mut T, now: Time) -> Result<(), Trouble<T::Error>> {
         let Some(asking) = self.asking.take() else { return Ok(()) };
+        self.noted.push(Noted::Failed(asking.with));
         if let Some(peer) = self.peers.get_mut(&asking.with) {
             peer.not_before = now + FAILED_TIME;
         }
         replica.abandon(tx)
+    }
+
+    /// Gives up where more is staged than may be.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub fn bound<T: KvTx>(
+        &mut self,
+        replica: &mut Replica,
+        tx: &mut T,
+        staged_len_max: u64,
+        now: Time,
+    ) -> Result<(), Trouble<T::Error>> {
+        if replica.staged_len() <= staged_len_max {
+            return Ok(());
+        }
+        self.noted.extend(self.asking.as_ref().map(|asking| Noted::TooMuch(asking.with)));
+        self.fail(replica, tx, now)
     }
 
     fn send(&mut self, body: Body, step: Step, now: Time) -> Sent {
@@ -366,6 +406,24 @@ impl AntiEntropy {
     fn ask_keys(&mut self, replica: &Replica, buckets: BTreeSet<u8>, differed: u32, now: Time) -> Sent {
         let body = Body::Keys(replica.ask(buckets.clone()));
         self.send(body, Step::Keys { asked: replica.vector().clone(), buckets, differed }, now)
+    }
+
+    /// There is no answer to a question, and will be none: another peer can be asked.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub fn unanswered<T: KvTx>(
+        &mut self,
+        replica: &mut Replica,
+        tx: &mut T,
+        peer: Name,
+        number: u64,
+        now: Time,
+    ) -> Result<(), Trouble<T::Error>> {
+        match self.asking.as_ref().is_some_and(|asking| asking.with == peer && asking.number == number) {
+            true => self.fail(replica, tx, now),
+            false => Ok(()),
+        }
     }
 
     /// Takes an answer.

@@ -91,9 +91,12 @@ fn look<T: KvTx<Error: Debug>>(store: &mut T, dice: &mut SmallRng) -> Vec<String
     let mut seen = Vec::new();
     let mut say = |what: &dyn Debug| seen.push(format!("{what:?}"));
     let (place, some) = (Place::of(&key(dice)), key(dice));
-    say(&store.rows(Place(0), None, usize::MAX).expect("rows"));
-    say(&store.rows(place, None, 3).expect("rows"));
-    say(&store.rows(Place::of(&some), Some(&some), 2).expect("rows"));
+    say(&store.rows(Place::ALL, None, usize::MAX).expect("rows"));
+    let end = *Place::ALL.end();
+    say(&store.rows(place..=end, None, 3).expect("rows"));
+    say(&store.rows(Place::of(&some)..=end, Some(&some), 2).expect("rows"));
+    say(&store.rows(Place(0)..=place, None, 3).expect("rows"));
+    say(&store.rows(place..=place.max(Place::of(&some)), None, 3).expect("rows"));
     say(&store.row(&some).expect("a row"));
     for n in 0..4 {
         let (from, to) = (dice.random_range(0..10), dice.random_range(0..40));
@@ -106,6 +109,7 @@ fn look<T: KvTx<Error: Debug>>(store: &mut T, dice: &mut SmallRng) -> Vec<String
     let mut sums = store.sums().expect("sums");
     sums.sort_by_key(|(number, _)| *number);
     say(&sums);
+    say(&store.sum(dice.random_range(0..5)).expect("a sum"));
     say(&store.root().expect("a root"));
     say(&store.staged(None, usize::MAX).expect("staged"));
     say(&store.staged(Some(&some), 2).expect("staged"));

@@ -77,6 +77,9 @@ pub enum Answer {
     TooOld,
 }
 
+/// Keys, and what is held of them.
+pub(super) type Entries = Vec<(Key, Entry)>;
+
 /// Writes by their keys.
 pub(super) type Missing = BTreeMap<Key, Vec<Dot>>;
 
@@ -108,7 +111,7 @@ impl Replica {
         let keys = missing.keys().take(budget.keys).cloned().collect();
         let mut told: Vec<Told> = Vec::new();
         let mut left = budget;
-        for (key, entry) in self.entries(tx, keys)? {
+        for (key, entry) in self.entries(tx, keys, usize::MAX)?.unwrap_or_default() {
             if left.is_spent() {
                 break;
             }
@@ -147,12 +150,15 @@ impl Replica {
         Ok(Some(keys))
     }
 
-    /// What is held of some keys, with proof that it is all: a row that was lost would be taken for one that was deleted.
+    /// What is held of some keys, with proof that it is all: a row that was lost would be taken for one that was deleted. None
+    /// if it is more than so many bytes.
     pub(super) fn entries<T: KvTx>(
         &self,
         tx: &mut T,
         keys: BTreeSet<Key>,
-    ) -> Result<Vec<(Key, Entry)>, Trouble<T::Error>> {
+        len_max: usize,
+    ) -> Result<Option<Entries>, Trouble<T::Error>> {
+        let mut len = 0;
         let mut by_leaf: BTreeMap<usize, Vec<Key>> = BTreeMap::new();
         for key in keys {
             by_leaf.entry(Place::of(&key).leaf()).or_default().push(key);
@@ -162,10 +168,15 @@ impl Replica {
             let rows = self.leaf(tx, leaf)?;
             for key in keys {
                 let row = rows.iter().find(|row| row.key == key);
-                entries.push((key, row.map(|row| row.entry.clone()).unwrap_or_default()));
+                let entry = row.map(|row| row.entry.clone()).unwrap_or_default();
+                len += key.as_bytes().len() + entry.siblings().iter().map(|sibling| sibling.value.len()).sum::<usize>();
+                if len > len_max {
+                    return Ok(None);
+                }
+                entries.push((key, entry));
             }
         }
-        Ok(entries)
+        Ok(Some(entries))
     }
 
     /// Takes in what another holds of some keys under its vector, as an answer to a vector that this replica had in this life.

@@ -29,10 +29,14 @@ pub enum Work {
     Request(Name, Request),
     /// A peer answers.
     Reply(Name, Reply),
+    /// A peer does not answer the question of this number.
+    Unanswered(Name, u64),
     /// A client writes.
     Call(Call),
     /// To look whether everything is what was written.
     Audit,
+    /// This copy holds all that a whole one holds.
+    Reconciled,
 }
 
 /// What a client wants.
@@ -66,7 +70,23 @@ pub enum Effect {
 pub struct Config {
     /// Writes that stay in the log, so that who was away shortly can be told what it lacks key by key.
     pub log_keep: u64,
+    /// Whether nobody else was ever met. Else a write leaves the log only once somebody else has seen it.
+    pub is_alone: bool,
+    /// Bytes of what another holds that are kept until all of it can be taken in. A comparison of more is given up.
+    pub staged_len_max: u64,
 }
+
+impl Default for Config {
+    fn default() -> Self {
+        Self { log_keep: u64::MAX, is_alone: false, staged_len_max: u64::MAX }
+    }
+}
+
+/// Rows that are looked at together to see whether they are what was written.
+const AUDITED_AT_ONCE: usize = 4096;
+
+/// Pause after so many, for others.
+const AUDIT_PAUSE: Duration = Duration::from_millis(50);
 
 /// After looking at all rows, the same reason does not count for so long for each of them, so that a peer cannot keep this node
 /// looking. It is not longer because whoever compares all with this node meanwhile may find equal what is not.
@@ -84,6 +104,8 @@ pub struct Machine {
     audit_at: Time,
     /// Not before, however often there is reason to.
     audit_not_before: Time,
+    /// The leaf that is looked at next, and when, while all are.
+    audit: Option<(usize, Time)>,
 }
 
 impl Machine {
@@ -97,6 +119,7 @@ impl Machine {
             seen: 0,
             audit_at: Time::NEVER,
             audit_not_before: Time(0),
+            audit: None,
         }
     }
 
@@ -117,7 +140,8 @@ impl Machine {
 
     /// When there is something to do without being told.
     pub fn deadline(&self) -> Time {
-        self.audit_at.min(self.anti_entropy.deadline())
+        let audit = self.audit.map_or(Time::NEVER, |(_, at)| at);
+        self.audit_at.min(audit).min(self.anti_entropy.deadline())
     }
 
     /// Does all of this in a transaction, which is to be committed next. After an error it is to be given up, and this machine
@@ -135,7 +159,10 @@ impl Machine {
         // Whatever becomes of the rest, connections are there or not.
         for work in &work {
             match work {
-                Work::Up(name) if !self.peers.contains(name) => self.peers.push(*name),
+                Work::Up(name) if !self.peers.contains(name) => {
+                    self.peers.push(*name);
+                    self.config.is_alone = false;
+                }
                 Work::Down(name) => self.peers.retain(|other| other != name),
                 _ => {}
             }
@@ -148,9 +175,14 @@ impl Machine {
             (self.audit_at, self.audit_not_before) = (Time::NEVER, now + rest);
             self.work(tx, Work::Audit, now, effects)?;
         }
+        if let Some((leaf, _)) = self.audit.filter(|(_, at)| *at <= now) {
+            let next = self.replica.check_from(tx, leaf, AUDITED_AT_ONCE)?;
+            self.audit = next.map(|leaf| (leaf, now + AUDIT_PAUSE));
+        }
         let sent = self.anti_entropy.wake(&mut self.replica, tx, now)?;
         ask(sent, effects);
-        self.replica.trim_log(tx, self.config.log_keep, self.seen)?;
+        let seen = if self.config.is_alone { tx.log_end()? } else { self.seen };
+        self.replica.trim_log(tx, self.config.log_keep, seen)?;
         for noted in self.anti_entropy.take_noted() {
             // One of the two has lost something without noticing: both look.
             if matches!(noted, Noted::Integrity(_)) {
@@ -186,14 +218,21 @@ impl Machine {
             }
             Work::Reply(name, reply) => {
                 let sent = self.anti_entropy.reply(replica, tx, name, reply, now)?;
+                self.anti_entropy.bound(replica, tx, self.config.staged_len_max, now)?;
                 ask(sent, effects);
             }
+            Work::Unanswered(name, number) => self.anti_entropy.unanswered(replica, tx, name, number, now)?,
             Work::Call(Call { number, key, value, write }) => {
                 let outcome = replica.write(tx, &key, value, &write)?;
                 effects.push(Effect::Called(number, outcome));
             }
+            Work::Reconciled => {
+                if tx.is_behind()? {
+                    tx.set_behind(false)?;
+                }
+            }
             Work::Audit => {
-                replica.check_all(tx)?;
+                self.audit.get_or_insert((0, now));
             }
         }
         Ok(())
@@ -204,12 +243,33 @@ impl Machine {
     /// # Errors
     /// When the store fails.
     pub fn recover<T: KvTx>(&mut self, tx: &mut T, epochs: Epochs, seed: u64) -> Result<(), Trouble<T::Error>> {
-        self.replica = Replica::recover(tx, self.replica.me().peer, epochs)?;
+        let replica = Replica::recover(tx, self.replica.me().peer, epochs)?;
+        self.begin_anew(replica, seed);
+        self.replica.finish(tx)
+    }
+
+    /// Goes on with the copy as the store has it, after a transaction that could not be done. Nothing that was under way is of
+    /// this life.
+    ///
+    /// # Errors
+    /// When the store fails, or has lost something.
+    pub fn reopen<T: KvTx>(&mut self, tx: &mut T, epochs: Epochs, seed: u64) -> Result<(), Trouble<T::Error>> {
+        let replica = Replica::open(tx, self.replica.me().peer, epochs)?;
+        self.begin_anew(replica, seed);
+        Ok(())
+    }
+
+    fn begin_anew(&mut self, replica: Replica, seed: u64) {
+        self.replica = replica;
         self.anti_entropy = AntiEntropy::new(seed);
         self.peers.iter().for_each(|name| self.anti_entropy.up(*name));
         self.seen = 0;
-        self.audit_at = Time::NEVER;
-        self.replica.finish(tx)
+        (self.audit_at, self.audit) = (Time::NEVER, None);
+    }
+
+    /// For how long a peer's copy has been another, of all the longest.
+    pub fn differs_for(&self, now: Time) -> Option<Duration> {
+        self.anti_entropy.differs_since().map(|since| now.since(since))
     }
 
     /// What a peer is told on every exchange.
@@ -233,11 +293,33 @@ mod tests {
     use super::*;
 
     #[test]
+    fn who_does_not_answer_does_not_keep_others_from_being_asked() {
+        let (me, peers) = (Name([1; 32]), [Name([2; 32]), Name([3; 32])]);
+        let mut disk = Memory::default();
+        let Ok(replica) = Replica::open(&mut disk, me, Epochs::new([1; 32])) else { panic!("it is empty") };
+        let mut machine = Machine::new(Config::default(), replica, 1);
+        let other = Digest { vector: [1; 16], rows: [1; 16] };
+        let mut transact = |work: Vec<Work>, now: u64| {
+            let mut effects = Vec::new();
+            machine.transact(&mut disk, work, Time(now), &mut effects).expect("it works");
+            effects.into_iter().find_map(|effect| match effect {
+                Effect::Ask(name, request) => Some((name, request.number)),
+                _ => None,
+            })
+        };
+        let begin = peers.iter().flat_map(|peer| [Work::Up(*peer), Work::Digest(*peer, other)]).collect();
+        let (first, number) = transact(begin, 2_000_000).expect("one is asked");
+        assert_eq!(transact(vec![Work::Unanswered(first, number + 1)], 2_000_001), None, "that was another question");
+        let (second, _) = transact(vec![Work::Unanswered(first, number)], 2_000_002).expect("the other is asked");
+        assert_ne!(second, first);
+    }
+
+    #[test]
     fn a_connection_that_came_up_when_damage_was_found_is_there_afterwards() {
         let (me, peer) = (Name([1; 32]), Name([2; 32]));
         let mut disk = Memory::default();
         let Ok(replica) = Replica::open(&mut disk, me, Epochs::new([1; 32])) else { panic!("it is empty") };
-        let mut machine = Machine::new(Config { log_keep: 9 }, replica, 1);
+        let mut machine = Machine::new(Config { log_keep: 9, ..Config::default() }, replica, 1);
         let key = Key::new("key").expect("a key");
         let (value, write) = (Some("value".into()), Write::Held { force: false });
         let call = Work::Call(Call { number: 1, key: key.clone(), value, write });

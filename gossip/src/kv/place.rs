@@ -1,5 +1,7 @@
 //! Where keys stand: the order in which copies of the map are compared.
 
+use std::ops::RangeInclusive;
+
 use super::key::Key;
 
 /// Ranges whose sums are kept.
@@ -24,9 +26,17 @@ impl Place {
         (self.0 >> (u64::BITS - LEAF_BITS)) as usize
     }
 
+    /// All places.
+    pub const ALL: RangeInclusive<Self> = Self(0)..=Self(u64::MAX);
+
     /// The first of a range whose sum is kept.
     pub fn first_of(leaf: usize) -> Self {
         Self((leaf as u64) << (u64::BITS - LEAF_BITS))
+    }
+
+    /// The last of one.
+    pub fn last_of(leaf: usize) -> Self {
+        Self(Self::first_of(leaf).0 | u64::MAX >> LEAF_BITS)
     }
 }
 
@@ -37,7 +47,7 @@ mod tests {
     #[test]
     fn every_place_lies_in_its_leaf() {
         for leaf in [0, 1, LEAVES - 1] {
-            assert_eq!(Place::first_of(leaf).leaf(), leaf);
+            assert_eq!((Place::first_of(leaf).leaf(), Place::last_of(leaf).leaf()), (leaf, leaf));
             assert_eq!(Place(Place::first_of(leaf).0.wrapping_sub(1)).leaf(), (leaf + LEAVES - 1) % LEAVES);
         }
     }

@@ -56,6 +56,6 @@ impl Replica {
     }
 
     fn salvage<T: KvTx>(&mut self, tx: &mut T, op: &Op, bytes: &Bytes) -> Result<(), Trouble<T::Error>> {
-        if self.vector().contains(&op.dot) { Ok(()) } else { self.take_in(tx, op, bytes) }
+        if self.vector().contains(&op.dot) { Ok(()) } else { self.take_in(tx, op, bytes).map(drop) }
     }
 }

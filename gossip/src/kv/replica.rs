@@ -52,6 +52,8 @@ pub struct Replica {
     /// What the transaction has changed.
     changed_actors: BTreeSet<Actor>,
     changed_keys: BTreeSet<Key>,
+    /// Of whom more was seen in transactions that are finished.
+    learned: BTreeSet<Actor>,
     /// The comparison with another that is under way.
     pub(super) session: Option<Session>,
 }
@@ -148,6 +150,7 @@ impl Replica {
             sums: KeptSums::default(),
             changed_actors: BTreeSet::new(),
             changed_keys: BTreeSet::new(),
+            learned: BTreeSet::new(),
             session: None,
         }
     }
@@ -197,6 +200,12 @@ impl Replica {
         std::mem::take(&mut self.changed_keys)
     }
 
+    /// Whatever was seen of those of whom more was seen since this was asked last.
+    pub fn take_learned(&mut self) -> Vector {
+        let learned = std::mem::take(&mut self.learned).into_iter();
+        Vector::of(learned.filter_map(|actor| Some((actor, self.vector.seen(&actor)?.clone()))))
+    }
+
     /// What is held of a key.
     ///
     /// # Errors
@@ -227,15 +236,16 @@ impl Replica {
         Ok(Applied::New)
     }
 
-    /// Takes in a write that is new here.
-    pub(super) fn take_in<T: KvTx>(&mut self, tx: &mut T, op: &Op, bytes: &Bytes) -> Result<(), Trouble<T::Error>> {
+    /// Takes in a write that is new here; how many stand beside each other then.
+    pub(super) fn take_in<T: KvTx>(&mut self, tx: &mut T, op: &Op, bytes: &Bytes) -> Result<usize, Trouble<T::Error>> {
         let loaded = self.load(tx, &op.key)?;
         let (mut entry, before) = loaded.map_or_else(Default::default, |(entry, hash)| (entry, Some(hash)));
         entry.apply(&self.vector, op);
         self.store(tx, &op.key, before, &entry)?;
         tx.append(&op.dot, &op.key, Some(&sealed(bytes)))?;
         self.learn(op.dot);
-        self.touched(tx, &op.key)
+        self.touched(tx, &op.key)?;
+        Ok(entry.siblings().len())
     }
 
     /// Takes note that somebody knows of a write. One of this node's own that it has not made was made by a life that it has
@@ -262,6 +272,7 @@ impl Replica {
             if let Some(seen) = self.vector.seen(&actor) {
                 tx.set_seen(&actor, seen)?;
             }
+            self.learned.insert(actor);
         }
         let (sums, root) = self.sums.take_changed();
         for (number, sum) in sums {
@@ -292,24 +303,7 @@ impl Replica {
 
     /// Reads all rows of a leaf, and makes sure that they are all that were written.
     pub(super) fn leaf<T: KvTx>(&self, tx: &mut T, leaf: usize) -> Result<Vec<LeafRow>, Trouble<T::Error>> {
-        let mut rows: Vec<LeafRow> = Vec::new();
-        let mut sum = Sum::default();
-        loop {
-            let last = rows.last().map(|row| (row.place, row.key.clone()));
-            let (from, after) = last.map_or((Place::first_of(leaf), None), |(place, key)| (place, Some(key)));
-            let read = tx.rows(from, after.as_ref(), ROWS_AT_ONCE)?;
-            let is_last = read.len() < ROWS_AT_ONCE || read.last().is_some_and(|(place, ..)| place.leaf() != leaf);
-            for (place, key, row) in read.into_iter().take_while(|(place, ..)| place.leaf() == leaf) {
-                let decoded = row::decode(&key, &row).ok().filter(|_| Place::of(&key) == place);
-                let Some((entry, hash)) = decoded else { return Err(Trouble::Damage(Damage::Row(key))) };
-                sum.add(&hash);
-                rows.push(LeafRow { place, key, entry, hash });
-            }
-            if is_last {
-                break;
-            }
-        }
-        if sum == self.sums.leaf(leaf) { Ok(rows) } else { Err(Trouble::Damage(Damage::Leaf(leaf))) }
+        read_leaf(tx, leaf, self.sums.leaf(leaf))
     }
 
     /// Makes sure that the rows of a leaf are all that were written.
@@ -320,21 +314,40 @@ impl Replica {
         self.leaf(tx, leaf).map(drop)
     }
 
+    /// Makes sure that the rows of some leaves are those that were written: from this one on, until so many rows are looked at.
+    /// Where to go on; None at the end.
+    ///
+    /// # Errors
+    /// [`Damage`], or when the store cannot be read.
+    pub fn check_from<T: KvTx>(
+        &self,
+        tx: &mut T,
+        leaf: usize,
+        rows: usize,
+    ) -> Result<Option<usize>, Trouble<T::Error>> {
+        let (mut from, mut looked_at) = (leaf, 0);
+        while from < LEAVES && looked_at < rows {
+            let next = tx
+                .rows(Place::first_of(from)..=*Place::ALL.end(), None, 1)?
+                .pop()
+                .map_or(LEAVES, |(place, ..)| place.leaf());
+            if let Some(lost) = self.sums.first_held(from..next) {
+                return Err(Trouble::Damage(Damage::Leaf(lost)));
+            }
+            if next < LEAVES {
+                looked_at += self.leaf(tx, next)?.len();
+            }
+            from = next + 1;
+        }
+        Ok((from < LEAVES).then_some(from))
+    }
+
     /// Makes sure that all rows are those that were written.
     ///
     /// # Errors
     /// [`Damage`], or when the store cannot be read.
     pub fn check_all<T: KvTx>(&self, tx: &mut T) -> Result<(), Trouble<T::Error>> {
-        let mut left: BTreeSet<usize> = self.sums.held_leaves().collect();
-        let mut from = Some(Place(0));
-        while let Some(first) = from {
-            // Leaves that have rows, one after the other.
-            let Some((place, ..)) = tx.rows(first, None, 1)?.pop() else { break };
-            self.check_leaf(tx, place.leaf())?;
-            left.remove(&place.leaf());
-            from = (place.leaf() + 1 < LEAVES).then(|| Place::first_of(place.leaf() + 1));
-        }
-        left.first().map_or(Ok(()), |leaf| Err(Trouble::Damage(Damage::Leaf(*leaf))))
+        self.check_from(tx, 0, usize::MAX).map(drop)
     }
 
     pub(super) fn load<T: KvTx>(
@@ -406,8 +419,48 @@ impl Replica {
     }
 }
 
-/// What a row says, whole store or not: for whoever judges.
-pub(crate) fn entry_of(key: &Key, row: &Bytes) -> Option<Entry> {
+/// What is held of a key, by whoever reads a store that another writes: in one read of it.
+///
+/// # Errors
+/// When that cannot be said.
+pub fn read<T: KvTx>(tx: &mut T, key: &Key) -> Result<Entry, Trouble<T::Error>> {
+    if let Some(row) = tx.row(key)? {
+        return match row::decode(key, &row) {
+            Ok((entry, _)) => Ok(entry),
+            Err(row::Damaged) => Err(Trouble::Damage(Damage::Row(key.clone()))),
+        };
+    }
+    // A row that was lost would look like one that was deleted.
+    let leaf = Place::of(key).leaf();
+    let sum = tx.sum(leaf)?.unwrap_or_default();
+    read_leaf(tx, leaf, sum)?;
+    Ok(Entry::default())
+}
+
+/// Reads all rows of a leaf, and makes sure that they come to this.
+fn read_leaf<T: KvTx>(tx: &mut T, leaf: usize, expected: Sum) -> Result<Vec<LeafRow>, Trouble<T::Error>> {
+    let mut rows: Vec<LeafRow> = Vec::new();
+    let mut sum = Sum::default();
+    loop {
+        let last = rows.last().map(|row| (row.place, row.key.clone()));
+        let (from, after) = last.map_or((Place::first_of(leaf), None), |(place, key)| (place, Some(key)));
+        let read = tx.rows(from..=Place::last_of(leaf), after.as_ref(), ROWS_AT_ONCE)?;
+        let is_last = read.len() < ROWS_AT_ONCE;
+        for (place, key, row) in read {
+            let decoded = row::decode(&key, &row).ok().filter(|_| Place::of(&key) == place);
+            let Some((entry, hash)) = decoded else { return Err(Trouble::Damage(Damage::Row(key))) };
+            sum.add(&hash);
+            rows.push(LeafRow { place, key, entry, hash });
+        }
+        if is_last {
+            break;
+        }
+    }
+    if sum == expected { Ok(rows) } else { Err(Trouble::Damage(Damage::Leaf(leaf))) }
+}
+
+/// What a row says, whole store or not; None of one that is not what was written.
+pub fn entry_of(key: &Key, row: &Bytes) -> Option<Entry> {
     row::decode(key, row).ok().map(|(entry, _)| entry)
 }
 

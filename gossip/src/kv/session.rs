@@ -115,6 +115,9 @@ pub struct Closed {
 /// Writes since the beginning of a comparison that are told at its end, all in one read; after more it begins anew.
 pub const CHANGED_MAX: u64 = 1 << 17;
 
+/// Bytes of values and keys of those that are told at the end; after more it begins anew.
+pub const CHANGED_LEN_MAX: usize = 32 << 20;
+
 /// What came of a comparison.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Adopted {
@@ -138,6 +141,8 @@ pub struct Session {
     opened: Vector,
     /// Of these all rows of the other are staged, or none is left to be.
     told: BTreeSet<Range>,
+    /// Bytes of them so far.
+    staged_len: u64,
 }
 
 impl Session {
@@ -283,8 +288,8 @@ impl Replica {
             return Ok(None);
         }
         let Some(missing) = self.missing(tx, self.vector(), opened, CHANGED_MAX)? else { return Ok(None) };
-        let changed = self.entries(tx, missing.into_keys().collect())?;
-        Ok(Some(Closed { vector: self.vector().clone(), changed }))
+        let changed = self.entries(tx, missing.into_keys().collect(), CHANGED_LEN_MAX)?;
+        Ok(changed.map(|changed| Closed { vector: self.vector().clone(), changed }))
     }
 }
 
@@ -296,7 +301,8 @@ impl Replica {
     /// When that cannot be done.
     pub fn begin<T: KvTx>(&mut self, tx: &mut T, opened: &Opened) -> Result<Differences, Trouble<T::Error>> {
         tx.clear_staged()?;
-        self.session = Some(Session { by: opened.by, opened: opened.vector.clone(), told: BTreeSet::new() });
+        self.session =
+            Some(Session { by: opened.by, opened: opened.vector.clone(), told: BTreeSet::new(), staged_len: 0 });
         self.compare(tx, &opened.divided)
     }
 
@@ -316,9 +322,16 @@ impl Replica {
         let Some(session) = &mut self.session else { return Ok(()) };
         session.told.insert(rows.range);
         for (key, entry) in &rows.rows {
-            tx.stage(key, &row::encode(key, entry).0)?;
+            let (row, _) = row::encode(key, entry);
+            session.staged_len += (key.as_bytes().len() + row.len()) as u64;
+            tx.stage(key, &row)?;
         }
         Ok(())
+    }
+
+    /// Bytes of rows of the other that are kept until the end.
+    pub(super) fn staged_len(&self) -> u64 {
+        self.session.as_ref().map_or(0, |session| session.staged_len)
     }
 
     /// Gives the comparison up.

@@ -36,12 +36,16 @@ pub trait KvTx {
     /// When the store cannot be written.
     fn set_row(&mut self, place: Place, key: &Key, row: Option<&Bytes>) -> Result<(), Self::Error>;
 
-    /// Up to `count` rows from a place on, in the order of places and keys; after that key, where one is given.
+    /// Up to `count` rows of some places, in the order of places and keys; after that key of the first place, where one is given.
     ///
     /// # Errors
     /// When the store cannot be read.
-    fn rows(&mut self, from: Place, after: Option<&Key>, count: usize)
-    -> Result<Vec<(Place, Key, Bytes)>, Self::Error>;
+    fn rows(
+        &mut self,
+        places: RangeInclusive<Place>,
+        after: Option<&Key>,
+        count: usize,
+    ) -> Result<Vec<(Place, Key, Bytes)>, Self::Error>;
 
     /// Notes of which key a write is, and the write itself where it came as one and not as part of what somebody holds.
     ///
@@ -91,6 +95,12 @@ pub trait KvTx {
     /// # Errors
     /// When the store cannot be read.
     fn sums(&mut self) -> Result<Vec<(usize, Sum)>, Self::Error>;
+
+    /// The sum of this number, if it is kept.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    fn sum(&mut self, number: usize) -> Result<Option<Sum>, Self::Error>;
 
     /// Keeps a sum.
     ///
@@ -233,8 +243,9 @@ impl Memory {
 }
 
 impl Held {
-    fn rows(&self, from: Place, after: Option<&Key>, count: usize) -> Vec<(Place, Key, Bytes)> {
-        let rows = self.rows.range(from..).flat_map(|(place, rows)| rows.iter().map(|(key, row)| (*place, key, row)));
+    fn rows(&self, places: RangeInclusive<Place>, after: Option<&Key>, count: usize) -> Vec<(Place, Key, Bytes)> {
+        let from = *places.start();
+        let rows = self.rows.range(places).flat_map(|(place, rows)| rows.iter().map(|(key, row)| (*place, key, row)));
         let rows = rows.filter(|(place, key, _)| *place > from || after.is_none_or(|after| *key > after));
         rows.take(count).map(|(place, key, row)| (place, key.clone(), row.clone())).collect()
     }
@@ -260,8 +271,13 @@ impl KvTx for Memory {
         Ok(())
     }
 
-    fn rows(&mut self, from: Place, after: Option<&Key>, count: usize) -> Result<Vec<(Place, Key, Bytes)>, Infallible> {
-        Ok(self.held.rows(from, after, count))
+    fn rows(
+        &mut self,
+        places: RangeInclusive<Place>,
+        after: Option<&Key>,
+        count: usize,
+    ) -> Result<Vec<(Place, Key, Bytes)>, Infallible> {
+        Ok(self.held.rows(places, after, count))
     }
 
     fn append(&mut self, dot: &Dot, key: &Key, op: Option<&Bytes>) -> Result<(), Infallible> {
@@ -311,6 +327,10 @@ impl KvTx for Memory {
 
     fn sums(&mut self) -> Result<Vec<(usize, Sum)>, Infallible> {
         Ok(self.sums.iter().map(|(number, sum)| (*number, *sum)).collect())
+    }
+
+    fn sum(&mut self, number: usize) -> Result<Option<Sum>, Infallible> {
+        Ok(self.sums.get(&number).copied())
     }
 
     fn set_sum(&mut self, number: usize, sum: &Sum) -> Result<(), Infallible> {
@@ -375,7 +395,7 @@ impl KvTx for Memory {
         after: Option<&Key>,
         count: usize,
     ) -> Result<Vec<(Place, Key, Bytes)>, Infallible> {
-        Ok(self.aside.rows(from, after, count))
+        Ok(self.aside.rows(from..=Place(u64::MAX), after, count))
     }
 
     fn log_aside(&mut self, from: u64, count: usize) -> Result<Vec<(u64, Bytes)>, Infallible> {

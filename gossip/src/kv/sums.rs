@@ -64,9 +64,9 @@ impl KeptSums {
         self.get(leaf)
     }
 
-    /// Leaves that have rows.
-    pub(super) fn held_leaves(&self) -> impl Iterator<Item = usize> {
-        self.sums.range(0..LEAVES).filter(|(_, sum)| **sum != Sum::default()).map(|(leaf, _)| *leaf)
+    /// The first of some leaves that has rows.
+    pub(super) fn first_held(&self, leaves: Range<usize>) -> Option<usize> {
+        self.sums.range(leaves).find(|(_, sum)| **sum != Sum::default()).map(|(leaf, _)| *leaf)
     }
 
     /// Of the rows of some leaves together.

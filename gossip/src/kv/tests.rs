@@ -289,7 +289,7 @@ impl Node {
             assert_eq!((siblings, context), fold(ops, self.replica.vector(), key), "{key:?}");
         }
         let mut sums = vec![Sum::default(); LEAVES];
-        let Ok(rows) = self.disk.rows(Place(0), None, usize::MAX);
+        let Ok(rows) = self.disk.rows(Place::ALL, None, usize::MAX);
         for (place, key, row) in rows {
             let (_, hash) = super::row::decode(&key, &row).expect("a whole row");
             sums[place.leaf()].add(&hash);
@@ -520,7 +520,7 @@ fn a_deleted_key_leaves_no_row_and_is_not_there_for_create() {
     assert_eq!(one.write(&key, Some("blue"), &Write::Create), Err(WriteError::Exists));
     one.write(&key, None, &Write::Held { force: false }).expect("no conflict").expect("it was there");
     assert_eq!(one.write(&key, None, &Write::Held { force: false }), Ok(None), "nothing to do");
-    let Ok(rows) = one.disk.rows(Place(0), None, 10);
+    let Ok(rows) = one.disk.rows(Place::ALL, None, 10);
     assert_eq!(rows, []);
     assert_eq!(one.replica.sum(Place::of(&key).leaf()), Sum::default());
     one.write(&key, Some("blue"), &Write::Create).expect("it is gone").expect("done");

@@ -42,6 +42,8 @@ pub struct Written {
     pub bytes: Bytes,
     /// With what it was meant to be read together: the next write may take the place of it.
     pub token: Token,
+    /// Writes that stand beside each other now.
+    pub siblings: usize,
 }
 
 /// Why nothing was written. The transaction has done nothing for it.
@@ -93,10 +95,10 @@ impl Replica {
         let mut bytes = BytesMut::new();
         op.encode(&mut bytes);
         let bytes = bytes.freeze();
-        self.take_in(tx, &op, &bytes)?;
+        let siblings = self.take_in(tx, &op, &bytes)?;
         let read = op.value.is_some().then_some(op.dot);
         let token = Token::new(key, read.into_iter().collect());
-        Ok(Ok(Some(Written { op, bytes, token })))
+        Ok(Ok(Some(Written { op, bytes, token, siblings })))
     }
 
     /// What a write is to take the place of; None if there is nothing to do.

@@ -1,6 +1,7 @@
 //! The client of the local API: HTTP/1.1 over the node's Unix socket, one connection per request.
 
 mod connection;
+mod kv;
 mod watch;
 
 use std::convert::Infallible;
@@ -13,7 +14,7 @@ use futures::{Stream, StreamExt};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Empty, Full, StreamBody};
 use hyper::body::{Frame, Incoming};
-use hyper::client::conn::http1;
+use hyper::client::conn::http1::{self, SendRequest};
 use hyper::header::{CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, RANGE};
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
@@ -22,6 +23,7 @@ use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 
 use self::connection::Connection;
+pub use self::kv::{Kept, KvReplaces, KvWriteOptions};
 pub use self::watch::Watch;
 use crate::types::{
     Faults, JoinRequest, JoinResult, LogLevelRequest, LogLevelResult, MemberEvent, Members, PutResult, Stat, Status,
@@ -41,12 +43,14 @@ pub struct Client {
 }
 
 /// What `put` asks for beyond the bytes. Unset means the node's own default.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct PutOptions {
     /// Copies wanted.
     pub replicas: Option<u32>,
     /// Copies that must be durable before the call returns.
     pub acks: Option<u32>,
+    /// What leads to it afterwards: its address becomes the value of the key `name/` followed by this.
+    pub name: Option<String>,
     /// Longest wait without progress.
     pub timeout: Option<Duration>,
 }
@@ -115,6 +119,7 @@ impl Client {
         let mut query = Query::new("/v1/content");
         query.add("replicas", options.replicas);
         query.add("acks", options.acks);
+        query.add("name", options.name.as_deref().map(escaped));
         query.add("timeout_ms", options.timeout.map(millis));
         let mut request = Request::builder().method(Method::POST).uri(query.0);
         if let Some(len) = len {
@@ -228,6 +233,18 @@ impl Client {
         self.call(json(Request::builder().method(Method::POST).uri("/v1/tags"), request)).await
     }
 
+    /// A copy of the replicated map as it is at this moment, for a file that `p2p-node restore` reads.
+    ///
+    /// # Errors
+    /// The node's problem.
+    pub async fn backup(&self) -> Result<Content, Problem> {
+        let response = self.send(Request::builder().uri("/v1/backup").body(empty())).await?;
+        let Some((start, len, file_len)) = place(&response) else {
+            return Err(Problem::new(Code::Other, "the node sent a backup without saying how much it is"));
+        };
+        Ok(Content { start, len, file_len, body: response.into_body() })
+    }
+
     /// Changes what the node logs, for a while or until it is started again.
     ///
     /// # Errors
@@ -254,20 +271,30 @@ impl Client {
     }
 
     async fn call<T: DeserializeOwned>(&self, request: hyper::http::Result<Request<Body>>) -> Result<T, Problem> {
-        let response = self.send(request).await?;
-        let body = read_answer(response).await?;
-        serde_json::from_slice(&body)
-            .map_err(|error| Problem::new(Code::Other, format!("the node's answer cannot be read: {error}")))
+        read_document(self.send(request).await?).await
+    }
+
+    /// Sends a request over a connection of its own.
+    async fn send(&self, request: hyper::http::Result<Request<Body>>) -> Result<Response<Incoming>, Problem> {
+        self.send_over(&mut self.connect().await?, request).await
+    }
+
+    async fn connect(&self) -> Result<SendRequest<Body>, Problem> {
+        let stream = UnixStream::connect(&self.socket).await.map_err(|error| self.unreachable(&error))?;
+        let (sender, connection) =
+            http1::handshake(TokioIo::new(Connection(stream))).await.map_err(|error| self.broken(&error))?;
+        // Ends by itself once the sender is gone, and the response has been read or dropped.
+        tokio::spawn(connection);
+        Ok(sender)
     }
 
     /// Sends a request; anything but success comes back as the problem it carries.
-    async fn send(&self, request: hyper::http::Result<Request<Body>>) -> Result<Response<Incoming>, Problem> {
+    async fn send_over(
+        &self,
+        sender: &mut SendRequest<Body>,
+        request: hyper::http::Result<Request<Body>>,
+    ) -> Result<Response<Incoming>, Problem> {
         let request = request.map_err(|error| Problem::new(Code::Usage, error.to_string()))?;
-        let stream = UnixStream::connect(&self.socket).await.map_err(|error| self.unreachable(&error))?;
-        let (mut sender, connection) =
-            http1::handshake(TokioIo::new(Connection(stream))).await.map_err(|error| self.broken(&error))?;
-        // Ends by itself once the response has been read or dropped.
-        tokio::spawn(connection);
         let response = sender.send_request(request).await.map_err(|error| self.broken(&error))?;
         if response.status().is_success() {
             return Ok(response);
@@ -304,6 +331,12 @@ fn place(response: &Response<Incoming>) -> Option<(u64, u64, u64)> {
     (part.end - part.start == len).then_some((part.start, len, file_len))
 }
 
+async fn read_document<T: DeserializeOwned>(response: Response<Incoming>) -> Result<T, Problem> {
+    let body = read_answer(response).await?;
+    serde_json::from_slice(&body)
+        .map_err(|error| Problem::new(Code::Other, format!("the node's answer cannot be read: {error}")))
+}
+
 async fn read_answer(response: Response<Incoming>) -> Result<Bytes, Problem> {
     let body = http_body_util::Limited::new(response.into_body(), ANSWER_LEN_MAX);
     match body.collect().await {
@@ -336,7 +369,21 @@ fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// A path with a query of plain words and numbers, which need no escaping.
+/// Text as a part of a path or a query (RFC 3986, section 2): what is not unreserved is escaped.
+fn escaped(text: &str) -> String {
+    let mut escaped = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        match byte {
+            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_' | b'~' => escaped.push(char::from(byte)),
+            // A segment of dots alone means something else in a path.
+            b'.' if text.bytes().any(|byte| byte != b'.') => escaped.push('.'),
+            _ => escaped.push_str(&format!("%{byte:02X}")),
+        }
+    }
+    escaped
+}
+
+/// A path with a query of plain words, numbers and escaped text.
 struct Query(String);
 
 impl Query {

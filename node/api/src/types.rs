@@ -1,11 +1,17 @@
 //! The JSON documents of the local API. More fields may come; those here stay.
 
+mod kv;
+
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
 use crate::Code;
+
+pub use kv::{
+    CONTEXT_HEADER, KEYS_AT_ONCE_MAX, KvEncoding, KvEntry, KvEvent, KvEventKind, KvKey, KvKeys, KvSibling, KvWritten,
+};
 
 /// An error as the API sends it (`application/problem+json`) and as people read it: what failed, and what to try.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
@@ -78,6 +84,9 @@ pub struct PutResult {
     pub copies: u32,
     /// Copies wanted.
     pub replicas: u32,
+    /// The name that leads to it now, where one was asked for.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub name: Option<String>,
     /// Set when fewer copies than asked for were acknowledged in time; the node goes on trying.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub problem: Option<Problem>,
@@ -129,6 +138,36 @@ pub struct Status {
     pub bytes: u64,
     /// The most bytes the store takes.
     pub storage_max: u64,
+    /// Keys of the replicated map.
+    pub kv_keys: u64,
+    /// What it is doing.
+    pub kv: KvState,
+}
+
+/// What the replicated map of a node is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum KvState {
+    /// It holds what its neighbours hold, as far as they have said.
+    Ok,
+    /// It is fetching what it lacks.
+    CatchingUp,
+    /// It has lost something on its disk, was built again of what is left, and is fetching the rest.
+    Recovering,
+    /// It has never held all that others hold, and answers nothing until it does.
+    Joining,
+}
+
+impl KvState {
+    /// The word used in JSON.
+    pub fn word(self) -> &'static str {
+        match self {
+            KvState::Ok => "ok",
+            KvState::CatchingUp => "catching_up",
+            KvState::Recovering => "recovering",
+            KvState::Joining => "joining",
+        }
+    }
 }
 
 /// Whether a node can do its work.

@@ -173,7 +173,7 @@ fn file(scratch: &Scratch, name: &str) -> Result<StateFile, Problem> {
 
 /// A map that keeps its log.
 fn map(scratch: &Scratch, name: &str, peer: Name) -> Result<Map, Problem> {
-    let opened = Map::open(file(scratch, name)?.into_db(), peer, Config { log_keep: u64::MAX });
+    let opened = Map::open(file(scratch, name)?.into_db(), peer, Config::default());
     opened.map(|(map, _)| map).map_err(failed("the map does not open"))
 }
 

@@ -133,7 +133,9 @@ fn swarm(ticket: &Ticket) -> Result<(Swarm<Behaviour>, Control, Inbound), Proble
     let admission = admission.map_err(failed("an identity cannot be used"))?;
     let edges = Edges::new(StreamProtocol::new(codec::PROTOCOL), Duration::from_secs(1));
     let (streams, control, inbound) = Streams::new(StreamProtocol::new(PROTOCOL), edges.reserved());
-    Ok((setup::build(keypair, admission, None, edges, streams, &std::sync::Arc::default()), control, inbound))
+    // Nothing is asked about a map.
+    let (map, ..) = Streams::new(StreamProtocol::new(crate::kv::PROTOCOL), edges.reserved());
+    Ok((setup::build(keypair, admission, None, edges, (streams, map), &std::sync::Arc::default()), control, inbound))
 }
 
 async fn drive(mut swarm: Swarm<Behaviour>) {

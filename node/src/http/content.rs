@@ -27,6 +27,7 @@ pub(super) struct PutQuery {
     replicas: Option<u32>,
     acks: Option<u32>,
     timeout_ms: Option<u64>,
+    name: Option<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -41,8 +42,8 @@ pub(super) async fn put(
     query: Result<Query<PutQuery>, QueryRejection>,
     body: Body,
 ) -> Result<Response, Refusal> {
-    let Query(PutQuery { replicas, acks, timeout_ms }) = query.map_err(|error| malformed(&error))?;
-    let request = PutRequest { replicas, acks, stall: timeout_ms.map(Duration::from_millis) };
+    let Query(PutQuery { replicas, acks, timeout_ms, name }) = query.map_err(|error| malformed(&error))?;
+    let request = PutRequest { replicas, acks, stall: timeout_ms.map(Duration::from_millis), name };
     let result = handle.put(body.into_data_stream().map_err(std::io::Error::other), request).await?;
     let status = if result.problem.is_some() { StatusCode::ACCEPTED } else { StatusCode::CREATED };
     let location = [(header::LOCATION, format!("/v1/content/{}", result.address))];

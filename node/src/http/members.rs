@@ -23,10 +23,10 @@ use crate::handle::Handle;
 use crate::membership::events::{Cursor, MemberEvents};
 
 /// Header by which a watch that was cut off goes on (HTML, section 9.2).
-const LAST_EVENT_ID: &str = "last-event-id";
+pub(super) const LAST_EVENT_ID: &str = "last-event-id";
 
 /// How often a watch shows that it is there while nothing happens.
-const KEEP_ALIVE: Duration = Duration::from_secs(10);
+pub(super) const KEEP_ALIVE: Duration = Duration::from_secs(10);
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -4,14 +4,16 @@ use std::time::Duration;
 
 use libp2p::PeerId;
 use libp2p::swarm::ConnectionId;
+use p2p_gossip::kv::message as map_message;
 use p2p_gossip::swim::{Input, Member, Message, Name, codec};
 use p2p_gossip::wire::edges::Dial;
 use p2p_gossip::wire::hello::Versions;
 use p2p_gossip::wire::link::CREDIT_MIN;
-use p2p_gossip::wire::{EdgeEvent, Frame, Hello, LinkConfig, Opened};
+use p2p_gossip::wire::{Cap, EdgeEvent, Frame, Hello, LinkConfig, Opened};
 
-use super::edge::{self, EdgeNews, Outbox};
+use super::edge::{self, EdgeNews, Outbox, Told};
 use super::{Connection, Edge, Membership, Net, contacts, dial_time_max};
+use crate::kv::Edge as MapEdge;
 use crate::swarm::counters::count;
 use crate::swarm::outcome::DialFailure;
 
@@ -29,6 +31,11 @@ const COMPARED_LEN_MAX: usize = 1 << 20;
 
 /// Whoever is hostile is that over and over: it is warned of so often.
 const WARN_PERIOD: Duration = Duration::from_secs(10);
+
+/// How long frames of each type may be on an edge.
+fn caps(kind: u8) -> Option<Cap> {
+    codec::caps(kind).or_else(|| map_message::caps(kind))
+}
 
 impl Membership {
     /// The swarm could not make a connection that is an edge's.
@@ -75,7 +82,7 @@ impl Membership {
     /// An edge has something to tell.
     pub(crate) fn on_news(&mut self, net: &mut Net<'_>, news: EdgeNews) {
         match news {
-            EdgeNews::Ready(connection, outbox) => self.on_ready(net, connection, outbox),
+            EdgeNews::Ready(connection, outbox, has_map) => self.on_ready(net, connection, outbox, has_map),
             EdgeNews::Frame(connection, frame) => self.on_frame(net, connection, &frame),
             EdgeNews::Ended(connection, reason) => {
                 let Some(Connection { peer, .. }) = self.connections.get(&connection) else { return };
@@ -97,13 +104,16 @@ impl Membership {
             return net.edges.close(peer, connection);
         };
         self.connections.insert(connection, Connection { member, peer, dialed });
-        let hello = Hello { cluster: self.cluster, versions: VERSIONS, capabilities: 0, credit: CREDIT_MIN };
-        let config = LinkConfig { hello, caps: codec::caps, stall: STALL_MAX };
+        let capabilities = map_message::CAPABILITY;
+        let hello = Hello { cluster: self.cluster, versions: VERSIONS, capabilities, credit: CREDIT_MIN };
+        let config = LinkConfig { hello, caps, stall: STALL_MAX };
         let outbox = Outbox::new(self.waiting.clone());
-        tokio::spawn(edge::run(stream, config, connection, outbox, dial_time_max(&self.config), self.news.clone()));
+        let name = *self.directory.name(member);
+        let told = Told { name, news: self.news.clone(), map: self.map.clone() };
+        tokio::spawn(edge::run(stream, config, connection, outbox, dial_time_max(&self.config), told));
     }
 
-    fn on_ready(&mut self, net: &mut Net<'_>, connection: ConnectionId, outbox: Outbox) {
+    fn on_ready(&mut self, net: &mut Net<'_>, connection: ConnectionId, outbox: Outbox, has_map: bool) {
         let Some(Connection { member, peer, dialed }) = self.connections.get(&connection) else {
             return outbox.close();
         };
@@ -122,6 +132,9 @@ impl Membership {
         }
         if let Some(address) = dialed {
             self.reached.insert(member, contacts::split_peer(&address).0);
+        }
+        if has_map {
+            self.map.tell(MapEdge::Up(*self.directory.name(member), outbox.clone()));
         }
         self.edges.insert(member, Edge { connection, outbox, dialed: is_dialed, since: now });
         self.handle(net, Input::Opened { member, dialed: is_dialed });
@@ -190,6 +203,7 @@ impl Membership {
     pub(super) fn drop_edge(&mut self, net: &mut Net<'_>, member: Member) {
         let Some(Edge { connection, outbox, .. }) = self.edges.remove(&member) else { return };
         outbox.close();
+        self.map.tell(MapEdge::Down(*self.directory.name(member)));
         if let Some(Connection { peer, .. }) = self.connections.remove(&connection) {
             net.edges.close(peer, connection);
         }

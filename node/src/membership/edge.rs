@@ -1,5 +1,5 @@
 //! One edge: a link to a member on a connection of its own. What goes out waits in an [`Outbox`], what comes in is handed to
-//! membership, and neither waits for the other.
+//! membership, or to the map, and neither waits for the other.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -8,12 +8,19 @@ use std::time::Duration;
 
 use libp2p::Stream;
 use libp2p::swarm::ConnectionId;
+use p2p_gossip::kv::message::{CAPABILITY, is_about_map};
+use p2p_gossip::swim::Name;
 use p2p_gossip::wire::{Frame, Link, LinkConfig};
 use tokio::sync::{Notify, mpsc};
 use tokio::time::{Instant, timeout};
 
+use crate::kv::Feed;
+
 /// Bytes that may wait for one member: more than the table of as many members as there can be.
 const OUTBOX_LEN_MAX: usize = 16 << 20;
+
+/// Bytes about the map that may wait for one member. What is dropped it finds missing later.
+const MAP_LEN_MAX: usize = 2 << 20;
 
 /// Bytes that may wait for all members together.
 pub(super) const OUTBOXES_LEN_MAX: usize = 32 << 20;
@@ -26,8 +33,8 @@ const BURST_LEN: f64 = (4 << 20) as f64;
 
 /// What an edge has to tell.
 pub(crate) enum EdgeNews {
-    /// Both sides have said hello.
-    Ready(ConnectionId, Outbox),
+    /// Both sides have said hello; whether the other has a map.
+    Ready(ConnectionId, Outbox, bool),
     /// Something has come.
     Frame(ConnectionId, Frame),
     /// It is over, for this reason if it is one.
@@ -64,7 +71,10 @@ struct Inner {
 struct Lanes {
     urgent: VecDeque<Frame>,
     bulk: VecDeque<Frame>,
+    /// About the map: after all else, and counted apart.
+    map: VecDeque<Frame>,
     len: usize,
+    map_len: usize,
     closed: bool,
 }
 
@@ -97,13 +107,35 @@ impl Outbox {
         Ok(())
     }
 
-    /// Bytes that wait.
+    /// Adds frames about the map, in place of the oldest where too much of that waits; how many were dropped.
+    pub(crate) fn push_about_map(&self, frames: impl IntoIterator<Item = Frame>) -> u64 {
+        let mut lanes = self.lock();
+        if lanes.closed {
+            return 0;
+        }
+        for frame in frames {
+            lanes.map_len += frame.cost();
+            lanes.map.push_back(frame);
+        }
+        let mut dropped = 0;
+        while lanes.map_len > MAP_LEN_MAX
+            && let Some(oldest) = lanes.map.pop_front()
+        {
+            lanes.map_len -= oldest.cost();
+            dropped += 1;
+        }
+        drop(lanes);
+        self.inner.changed.notify_one();
+        dropped
+    }
+
+    /// Bytes that wait, but those about the map.
     pub(super) fn len(&self) -> usize {
         self.lock().len
     }
 
-    /// Nothing is sent any more.
-    pub(super) fn close(&self) {
+    /// Nothing is sent any more, and the edge ends.
+    pub(crate) fn close(&self) {
         let mut lanes = self.lock();
         self.inner.total.fetch_sub(lanes.len, Ordering::Relaxed);
         *lanes = Lanes { closed: true, ..Lanes::default() };
@@ -124,6 +156,10 @@ impl Outbox {
                     self.inner.total.fetch_sub(frame.cost(), Ordering::Relaxed);
                     return Some(frame);
                 }
+                if let Some(frame) = lanes.map.pop_front() {
+                    lanes.map_len -= frame.cost();
+                    return Some(frame);
+                }
             }
             self.inner.changed.notified().await;
         }
@@ -134,6 +170,15 @@ impl Outbox {
     }
 }
 
+/// Whom an edge tells.
+pub(super) struct Told {
+    /// Of the member at its other end.
+    pub(super) name: Name,
+    pub(super) news: mpsc::Sender<EdgeNews>,
+    /// What is about the map.
+    pub(super) map: Feed,
+}
+
 /// Runs an edge until it ends. Hellos have `limit` to be exchanged.
 pub(super) async fn run(
     stream: Stream,
@@ -141,26 +186,27 @@ pub(super) async fn run(
     connection: ConnectionId,
     outbox: Outbox,
     limit: Duration,
-    news: mpsc::Sender<EdgeNews>,
+    told: Told,
 ) {
     let reason = match timeout(limit, Link::open(stream, config)).await {
-        Ok(Ok(link)) => move_frames(link, connection, outbox.clone(), &news).await,
+        Ok(Ok(link)) => move_frames(link, connection, outbox.clone(), &told).await,
         Ok(Err(error)) => Some(error.to_string()),
         Err(_elapsed) => Some("no hello in time".to_owned()),
     };
     outbox.close();
     // Nobody is left to tell when the node stops.
-    let _ = news.send(EdgeNews::Ended(connection, reason)).await;
+    let _ = told.news.send(EdgeNews::Ended(connection, reason)).await;
 }
 
 async fn move_frames(
     link: Link,
     connection: ConnectionId,
     outbox: Outbox,
-    news: &mpsc::Sender<EdgeNews>,
+    Told { name, news, map }: &Told,
 ) -> Option<String> {
-    let Link { sender, mut receiver, .. } = link;
-    if news.send(EdgeNews::Ready(connection, outbox.clone())).await.is_err() {
+    let Link { sender, mut receiver, remote, .. } = link;
+    let has_map = remote.capabilities & CAPABILITY != 0;
+    if news.send(EdgeNews::Ready(connection, outbox.clone(), has_map)).await.is_err() {
         return None;
     }
     let write = async {
@@ -173,6 +219,10 @@ async fn move_frames(
     let read = async {
         let mut budget = Budget::new();
         while let Some(received) = receiver.recv().await {
+            if is_about_map(received.frame.kind) {
+                map.take(*name, received.into_frame());
+                continue;
+            }
             budget.spend(received.frame.cost()).await;
             // The sender has its credit back once this is taken.
             if news.send(EdgeNews::Frame(connection, received.frame.clone())).await.is_err() {
@@ -244,6 +294,22 @@ mod tests {
         assert_eq!(one.next().await, None);
         other.next().await.expect("it goes on");
         assert_eq!(total.load(Ordering::Relaxed), 0);
+    }
+
+    #[tokio::test]
+    async fn what_is_about_the_map_comes_last_and_the_oldest_of_it_makes_room() {
+        let outbox = Outbox::new(Arc::default());
+        outbox.push(frame(20, 10), Lane::Bulk).expect("room");
+        assert_eq!(outbox.push_about_map([frame(40, 10), frame(41, MAP_LEN_MAX / 2)]), 0);
+        assert_eq!(outbox.push_about_map([frame(42, MAP_LEN_MAX / 2)]), 2);
+        outbox.push(frame(21, 10), Lane::Bulk).expect("room");
+        let mut sent = Vec::new();
+        for _ in 0..3 {
+            sent.push(outbox.next().await.expect("more").kind);
+        }
+        assert_eq!(sent, [20, 21, 42]);
+        let lanes = outbox.lock();
+        assert_eq!((lanes.len, lanes.map_len), (0, 0));
     }
 
     #[tokio::test(start_paused = true)]

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 
 use bytes::Bytes;
-use p2p_gossip::kv::{Actor, Dot, Key, KvTx, Place, Root, Seen};
+use p2p_gossip::kv::{Actor, Dot, Entry, Key, KvTx, Place, Root, Seen, entry_of};
 use p2p_gossip::sum::Sum;
 use p2p_gossip::swim::Name;
 use rusqlite::types::Type;
@@ -78,17 +78,37 @@ impl KvTables {
         Ok(made)
     }
 
-    fn rows_of(&self, table: &str, from: i64, after: Option<&[u8]>, count: usize) -> Result<Vec<RawRow>> {
-        let select = format!("SELECT place, key, row FROM {table} WHERE");
+    /// Up to `count` rows in the order of their keys, which begin so; None of one that is not what was written.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub(crate) fn entries(&self, prefix: &str, after: Option<&Key>, count: usize) -> Result<Vec<(Key, Option<Entry>)>> {
+        let from = after.map_or(prefix.as_bytes(), |after| &after.as_bytes()[..]).max(prefix.as_bytes());
+        let is_after = after.is_some_and(|after| from == &after.as_bytes()[..]);
+        // No key has this byte in it.
+        let end = [prefix.as_bytes(), &[0xff]].concat();
+        let mut statement = self.sql(
+            "SELECT key, row FROM kv_rows WHERE key >= ?1 AND key < ?2 AND (key > ?1 OR NOT ?3) ORDER BY key LIMIT ?4",
+        )?;
+        let read = |row: &Row<'_>| {
+            let (key, row) = (key(bytes(row, 0)?)?, bytes(row, 1)?);
+            let entry = entry_of(&key, &row);
+            Ok((key, entry))
+        };
+        statement.query_map(params![from, end, is_after, limit(count)], read)?.collect()
+    }
+
+    fn rows_of(&self, table: &str, (from, to): (i64, i64), after: Option<&[u8]>, count: usize) -> Result<Vec<RawRow>> {
+        let select = format!("SELECT place, key, row FROM {table} WHERE place <= ?2 AND");
         let read = |row: &Row<'_>| Ok((row.get(0)?, bytes(row, 1)?, bytes(row, 2)?));
         match after {
             None => self
-                .sql(&format!("{select} place >= ?1 ORDER BY place, key LIMIT ?2"))?
-                .query_map(params![from, limit(count)], read)?
+                .sql(&format!("{select} place >= ?1 ORDER BY place, key LIMIT ?3"))?
+                .query_map(params![from, to, limit(count)], read)?
                 .collect(),
             Some(after) => self
-                .sql(&format!("{select} (place, key) > (?1, ?3) ORDER BY place, key LIMIT ?2"))?
-                .query_map(params![from, limit(count), after], read)?
+                .sql(&format!("{select} (place, key) > (?1, ?4) ORDER BY place, key LIMIT ?3"))?
+                .query_map(params![from, to, limit(count), after], read)?
                 .collect(),
         }
     }
@@ -147,8 +167,14 @@ impl KvTx for KvTables {
         Ok(())
     }
 
-    fn rows(&mut self, from: Place, after: Option<&Key>, count: usize) -> Result<Vec<(Place, Key, Bytes)>> {
-        let rows = self.rows_of("kv_rows", signed(from.0), after.map(|after| &after.as_bytes()[..]), count)?;
+    fn rows(
+        &mut self,
+        places: RangeInclusive<Place>,
+        after: Option<&Key>,
+        count: usize,
+    ) -> Result<Vec<(Place, Key, Bytes)>> {
+        let places = (signed(places.start().0), signed(places.end().0));
+        let rows = self.rows_of("kv_rows", places, after.map(|after| &after.as_bytes()[..]), count)?;
         // A key that is none is as good as lost: the sum of its leaf tells.
         let read = |(place, bytes, row)| Some((Place(unsigned(place)), Key::new(bytes).ok()?, row));
         Ok(rows.into_iter().filter_map(read).collect())
@@ -217,6 +243,13 @@ impl KvTx for KvTables {
         Ok(found.filter_map(|(number, sum)| Some((number, Sum::from_bytes(&sum?)))).collect())
     }
 
+    fn sum(&mut self, number: usize) -> Result<Option<Sum>> {
+        let mut statement = self.sql("SELECT sum FROM kv_sums WHERE number = ?1")?;
+        let read = |row: &Row<'_>| Ok(row.get_ref(0)?.as_blob()?.try_into().ok());
+        let found: Option<Option<[u8; 40]>> = statement.query_row([number], read).optional()?;
+        Ok(found.flatten().map(|sum| Sum::from_bytes(&sum)))
+    }
+
     fn set_sum(&mut self, number: usize, sum: &Sum) -> Result<()> {
         let sql = "INSERT INTO kv_sums VALUES (?1, ?2) ON CONFLICT DO UPDATE SET sum = excluded.sum";
         self.sql(sql)?.execute(params![number, &sum.to_bytes()[..]])?;
@@ -281,7 +314,7 @@ impl KvTx for KvTables {
     fn rows_aside(&mut self, from: Place, after: Option<&Key>, count: usize) -> Result<Vec<(Place, Key, Bytes)>> {
         let (mut from, mut after) = (signed(from.0), after.map(|after| after.as_bytes().clone()));
         loop {
-            let rows = self.rows_of("kv_rows_aside", from, after.as_deref(), count)?;
+            let rows = self.rows_of("kv_rows_aside", (from, i64::MAX), after.as_deref(), count)?;
             let Some((place, last, _)) = rows.last() else { return Ok(Vec::new()) };
             (from, after) = (*place, Some(last.clone()));
             // Here what cannot be read is lost, and passed over.

@@ -51,6 +51,7 @@ pub(crate) struct Behaviour {
     pub(super) kademlia: Kademlia,
     pub(super) edges: Edges,
     pub(super) objects: Streams,
+    pub(super) map: Streams,
 }
 
 /// Puts the parts together.
@@ -59,7 +60,7 @@ pub(crate) fn build(
     admission: Admission,
     cables: Option<Arc<Cables>>,
     edges: Edges,
-    objects: Streams,
+    (objects, map): (Streams, Streams),
     counters: &Arc<NetCounters>,
 ) -> Swarm<Behaviour> {
     let me = keypair.public().to_peer_id();
@@ -79,6 +80,7 @@ pub(crate) fn build(
         kademlia: kademlia::new(me),
         edges,
         objects,
+        map,
     };
     let config = libp2p::swarm::Config::with_tokio_executor()
         .with_idle_connection_timeout(IDLE_TIME_MAX)

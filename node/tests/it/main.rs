@@ -28,6 +28,8 @@ fn config(home: &Path) -> Config {
         profile: Default::default(),
         replicas: 3,
         storage_max: STORAGE_MAX_DEFAULT,
+        state_max: p2p_node::config::STATE_MAX_DEFAULT,
+        state_log: p2p_node::config::STATE_LOG_DEFAULT,
         faults: false,
     }
 }

@@ -13,7 +13,7 @@ mod lost;
 mod said;
 mod serf;
 mod starved;
-mod watch;
+pub(super) mod watch;
 mod whole;
 
 use std::collections::{BTreeMap, BTreeSet};

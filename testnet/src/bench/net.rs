@@ -28,7 +28,18 @@ pub(super) struct Net {
 
 impl Net {
     pub(super) async fn up(dir: &Path, programs: Programs, nodes: u32, storage_max: u64, plain: bool) -> Result<Self> {
-        let mut config = toml::Table::new();
+        Self::up_with(dir, programs, nodes, storage_max, plain, toml::Table::new()).await
+    }
+
+    /// With more in the configuration of every node.
+    pub(super) async fn up_with(
+        dir: &Path,
+        programs: Programs,
+        nodes: u32,
+        storage_max: u64,
+        plain: bool,
+        mut config: toml::Table,
+    ) -> Result<Self> {
         config.insert("storage_max".to_owned(), format!("{storage_max}B").into());
         let config = ClusterConfig {
             dir: dir.join("net"),
@@ -55,6 +66,11 @@ impl Net {
     /// Starts a node that was killed, and waits until it has met the others.
     pub(super) async fn restart(&mut self, node: u32) -> Result<()> {
         self.cluster.restart(node).await.map(drop)
+    }
+
+    /// All nodes, whether they run or not.
+    pub(super) fn indices(&self) -> Result<Vec<u32>> {
+        Ok(self.cluster.nodes()?.nodes.iter().map(|node| node.index).collect())
     }
 
     pub(super) fn home(&self, node: u32) -> PathBuf {

@@ -17,6 +17,9 @@ pub enum Unit {
     /// Milliseconds.
     #[serde(rename = "ms")]
     Ms,
+    /// Microseconds.
+    #[serde(rename = "us")]
+    Us,
     /// Seconds.
     #[serde(rename = "s")]
     S,
@@ -51,6 +54,7 @@ impl Unit {
             Unit::CoreSPerGib => "core-s/GiB",
             Unit::PerS => "1/s",
             Unit::Ms => "ms",
+            Unit::Us => "us",
             Unit::S => "s",
             Unit::Mib => "MiB",
             Unit::Bytes => "B",

@@ -5,17 +5,19 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use p2p_api::{Code, Problem};
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use super::judge::Breach;
+use super::kv::Mix;
 use crate::Result;
 use crate::state::failed;
 
 /// What a run is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Header {
-    /// Always `content`.
-    torture: Kind,
+    /// What is tortured.
+    #[serde(flatten)]
+    pub(super) kind: Kind,
     /// Determines what is done.
     pub(super) seed: u64,
     /// Nodes.
@@ -24,10 +26,21 @@ pub(super) struct Header {
     pub(super) cycles: u32,
 }
 
+/// What is tortured, and with what.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-enum Kind {
+#[serde(tag = "torture", rename_all = "lowercase")]
+pub(super) enum Kind {
     Content,
+    Kv { mix: Mix, clients: u32 },
+}
+
+/// What came of one cycle or of many.
+pub(super) trait Sum: Default + Serialize + DeserializeOwned {
+    /// How many cycles.
+    fn cycles(&self) -> u32;
+
+    /// Adds what came of more.
+    fn add(&mut self, more: &Self);
 }
 
 /// One cycle, or the sum of many.
@@ -78,9 +91,12 @@ pub struct Readers {
     pub fetched_again_most: u64,
 }
 
-impl Totals {
-    /// Adds another's counts.
-    pub(super) fn add(&mut self, more: &Self) {
+impl Sum for Totals {
+    fn cycles(&self) -> u32 {
+        self.cycles
+    }
+
+    fn add(&mut self, more: &Self) {
         self.cycles += more.cycles;
         self.seconds += more.seconds;
         self.puts_acknowledged += more.puts_acknowledged;
@@ -99,7 +115,9 @@ impl Totals {
         self.readers.too_fast += more.readers.too_fast;
         self.readers.fetched_again_most = self.readers.fetched_again_most.max(more.readers.fetched_again_most);
     }
+}
 
+impl Totals {
     /// For people, in a line.
     pub(super) fn line(&self) -> String {
         format!(
@@ -145,11 +163,12 @@ impl Totals {
 /// A line after the first.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(untagged)]
-enum Line {
+enum Line<T> {
+    /// Cycles up to and with this one.
     Cycle {
         cycle: u32,
         #[serde(flatten)]
-        counts: Totals,
+        counts: T,
     },
     Breach {
         breach: serde_json::Value,
@@ -165,7 +184,7 @@ pub(super) struct Progress {
 
 impl Progress {
     /// Begins the file of a new run.
-    pub(super) fn begin(path: &Path, seed: u64, nodes: u32, cycles: u32) -> Result<(Self, Header, Totals)> {
+    pub(super) fn begin(path: &Path, header: &Header) -> Result<Self> {
         let file = OpenOptions::new().create_new(true).append(true).open(path).map_err(|error| match error.kind() {
             io::ErrorKind::AlreadyExists => {
                 Problem::new(Code::Exists, format!("{} exists", path.display())).hint(format!(
@@ -175,14 +194,17 @@ impl Progress {
             }
             _ => failed("the progress cannot be written", path, &error),
         })?;
-        let header = Header { torture: Kind::Content, seed, nodes, cycles };
         let mut progress = Self { path: path.to_owned(), file };
-        progress.write(&header)?;
-        Ok((progress, header, Totals::default()))
+        progress.write(header)?;
+        Ok(progress)
     }
 
     /// Takes up the run of a file, with as many cycles as it wanted unless told otherwise.
-    pub(super) fn take_up(path: &Path, cycles: Option<u32>) -> Result<(Self, Header, Totals)> {
+    pub(super) fn take_up<T: Sum>(
+        path: &Path,
+        cycles: Option<u32>,
+        is_wanted: impl Fn(Kind) -> bool,
+    ) -> Result<(Self, Header, T)> {
         let unreadable = |error: io::Error| failed("the progress cannot be read", path, &error);
         let text = fs::read_to_string(path).map_err(unreadable)?;
         // A run that was killed while it wrote has left a part of a line: that cycle was not done.
@@ -198,11 +220,14 @@ impl Progress {
         let mut lines = text[..whole].lines();
         let header = lines.next().ok_or_else(|| strange("it is empty"))?;
         let mut header: Header = serde_json::from_str(header).map_err(|error| strange(&error.to_string()))?;
+        if !is_wanted(header.kind) {
+            return Err(strange("something else was tortured"));
+        }
         header.cycles = cycles.unwrap_or(header.cycles);
-        let mut totals = Totals::default();
+        let mut totals = T::default();
         for line in lines {
             match serde_json::from_str(line).map_err(|error| strange(&error.to_string()))? {
-                Line::Cycle { cycle, counts } if cycle == totals.cycles + 1 => totals.add(&counts),
+                Line::Cycle { cycle, counts } if cycle == totals.cycles() + T::cycles(&counts) => totals.add(&counts),
                 Line::Cycle { cycle, .. } => return Err(strange(&format!("cycle {cycle} is out of its turn"))),
                 Line::Breach { .. } => return Err(strange("it ended with a broken promise")),
             }
@@ -210,13 +235,14 @@ impl Progress {
         Ok((Self { path: path.to_owned(), file }, header, totals))
     }
 
-    pub(super) fn cycle(&mut self, cycle: u32, counts: &Totals) -> Result<()> {
-        self.write(&Line::Cycle { cycle, counts: *counts })
+    /// Cycles up to and with this one are done, and came to this since the last line.
+    pub(super) fn cycle(&mut self, cycle: u32, counts: &impl Sum) -> Result<()> {
+        self.write(&Line::Cycle { cycle, counts })
     }
 
-    pub(super) fn breach(&mut self, breach: &Breach) -> Result<()> {
+    pub(super) fn breach(&mut self, breach: &impl Serialize) -> Result<()> {
         let breach = serde_json::to_value(breach).map_err(|error| Problem::new(Code::Other, error.to_string()))?;
-        self.write(&Line::Breach { breach })
+        self.write(&Line::<()>::Breach { breach })
     }
 
     fn write(&mut self, line: &impl Serialize) -> Result<()> {
@@ -236,22 +262,28 @@ mod tests {
         Totals { cycles: 1, puts_acknowledged: puts, ..Totals::default() }
     }
 
+    const HEADER: Header = Header { kind: Kind::Content, seed: 7, nodes: 5, cycles: 200 };
+
+    fn take_up(path: &Path, cycles: Option<u32>) -> Result<(Progress, Header, Totals)> {
+        Progress::take_up(path, cycles, |kind| kind == Kind::Content)
+    }
+
     #[test]
     fn a_run_goes_on_where_it_ended_also_when_it_was_killed_in_the_middle_of_a_line() {
         let temp = tempfile::tempdir().expect("a folder");
         let path = temp.path().join("progress.jsonl");
-        let (mut progress, header, _) = Progress::begin(&path, 7, 5, 200).expect("a new file");
+        let mut progress = Progress::begin(&path, &HEADER).expect("a new file");
         progress.cycle(1, &counts(4)).expect("written");
         progress.cycle(2, &counts(5)).expect("written");
         drop(progress);
-        assert_eq!(Progress::begin(&path, 8, 5, 1).expect_err("it is there").code, Code::Exists);
+        assert_eq!(Progress::begin(&path, &HEADER).expect_err("it is there").code, Code::Exists);
         let mut text = fs::read_to_string(&path).expect("there");
         text.push_str("{\"cycle\":3,\"puts_ack");
         fs::write(&path, text).expect("written");
-        let (mut progress, again, totals) = Progress::take_up(&path, None).expect("a run");
-        assert_eq!((again, totals.cycles, totals.puts_acknowledged), (header, 2, 9));
+        let (mut progress, again, totals) = take_up(&path, None).expect("a run");
+        assert_eq!((again, totals.cycles, totals.puts_acknowledged), (HEADER, 2, 9));
         progress.cycle(3, &counts(1)).expect("written");
-        let (_, longer, totals) = Progress::take_up(&path, Some(300)).expect("a run");
+        let (_, longer, totals) = take_up(&path, Some(300)).expect("a run");
         assert_eq!((longer.cycles, totals.cycles, totals.puts_acknowledged), (300, 3, 10));
     }
 
@@ -264,13 +296,14 @@ mod tests {
             "",
             "{}\n",
             "text\n",
+            "{\"torture\":\"kv\",\"mix\":\"all\",\"clients\":8,\"seed\":1,\"nodes\":5,\"cycles\":2}\n",
             &format!("{header}\n{{\"cycle\":2,\"cycles\":1}}\n"),
             &format!("{header}\n{{\"breach\":{{}}}}\n"),
         ] {
             fs::write(&path, text).expect("written");
-            assert_eq!(Progress::take_up(&path, None).expect_err(text).code, Code::Usage, "{text}");
+            assert_eq!(take_up(&path, None).expect_err(text).code, Code::Usage, "{text}");
         }
         fs::write(&path, format!("{header}\n")).expect("written");
-        assert!(Progress::take_up(&path, None).is_ok());
+        assert!(take_up(&path, None).is_ok());
     }
 }

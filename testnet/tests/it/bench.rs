@@ -138,10 +138,38 @@ fn a_map_and_its_file_are_measured_without_a_node() {
 }
 
 #[test]
+fn nodes_write_read_part_meet_and_start_again_and_each_is_measured() {
+    let report = measured(
+        "kv --runs 1 --writes 300 --keys 500 --read-keys 50 --read-times 2 --spread-nodes 3 --spread-time 500ms \
+         --split-keys 60 --split-changes 10",
+    );
+    assert_eq!(report["groups"], serde_json::json!(["writes", "reads", "spread", "split", "large"]));
+    assert_eq!(samples(&report, "reads, of these from memory"), [100.0]);
+    assert_eq!(samples(&report, "large, start until a key is answered").len(), 1);
+    assert!(samples(&report, "writes, in a transaction, mean")[0] >= 1.0);
+    for name in [
+        "writes",
+        "writes, p99",
+        "writes / bare loop",
+        "reads from memory",
+        "spread, sent until on all of 3 nodes, p99",
+        "split, first contact until all have all",
+        "split, bytes of answers / useful bytes",
+        "large, resident memory after loading",
+        "large, start until a key is answered",
+    ] {
+        assert!(promised(&report, name), "{name}: {report}");
+    }
+    assert!(samples(&report, "split, bytes of answers")[0] > 0.0, "they have asked each other");
+    assert_eq!(samples(&report, "spread, writes not everywhere after 60 s"), [0.0]);
+}
+
+#[test]
 fn more_or_less_than_can_be_measured_is_refused() {
     let net = Net::new();
     net.refused("bench kv --store-only --runs 0", 2);
-    net.refused("bench kv", 2);
+    net.refused("bench kv --only put", 2);
+    net.refused("bench kv --split-keys 9 --split-changes 5", 2);
     for line in ["--nodes 3", "--kills 0", "--only everything"] {
         net.refused(&format!("bench members {line}"), 2);
     }

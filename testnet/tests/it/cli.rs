@@ -107,7 +107,14 @@ async fn every_command_answers_with_a_document() {
     let status = world.done(0, &["status"]);
     assert_eq!((&status["health"], &status["members"]["alive"]), (&"ok".into(), &3.into()));
     assert_eq!(world.done(0, &["status", "--check"]), status);
-    assert!(status.get("kv_keys").is_none(), "what is not built is absent");
+    assert_eq!((&status["kv_keys"], &status["kv"]), (&0.into(), &"ok".into()));
+    let written = world.done(0, &["kv", "put", "key", "value", "--acks", "3"]);
+    assert_eq!((&written["key"], &written["siblings"], &written["acks"]), (&"key".into(), &1.into(), &3.into()));
+    let read = world.done(2, &["kv", "get", "key"]);
+    assert_eq!((&read["token"], &read["siblings"][0]["value"]), (&written["token"], &"value".into()));
+    let keys = world.done(1, &["kv", "ls"]);
+    assert_eq!((&keys["keys"][0]["key"], &keys["next"]), (&"key".into(), &Value::Null));
+    assert_eq!(world.done(0, &["kv", "del", "key"])["siblings"], 0);
     let ticket = world.done(0, &["ticket"])["ticket"].as_str().expect("text").to_owned();
     assert!(world.done(1, &["join", &ticket])["peer"].is_string(), "joining one's own cluster again does no harm");
     assert_eq!(world.done(2, &["wait", "--ready", "--members", "3"])["members"]["alive"], 3);

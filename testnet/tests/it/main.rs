@@ -6,6 +6,7 @@ mod bench;
 mod cli;
 mod content;
 mod faults;
+mod kv;
 mod library;
 mod matrix;
 mod torture;

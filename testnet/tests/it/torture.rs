@@ -60,3 +60,63 @@ fn nodes_that_forget_what_they_acknowledged_are_found_out() {
     // A run that ended so is not taken up as if nothing had been.
     place.refused(&format!("torture content --resume {}", progress.display()), 2);
 }
+
+#[test]
+fn a_map_whose_nodes_are_killed_loses_nothing_and_is_taken_up() {
+    let place = place();
+    let progress = place.temp.path().join("progress.jsonl");
+    let (history, results) = (place.temp.path().join("history.jsonl"), place.temp.path().join("results.jsonl"));
+    let command = format!(
+        "torture kv --cycles 5 --seed 3 --nodes 3 --clients 4 --progress {} --history {} --record {}",
+        progress.display(),
+        history.display(),
+        results.display()
+    );
+    let first = place.run(&command);
+    assert_eq!((&first["cycles"], &first["faults"]["kill"]), (&5.into(), &5.into()), "{first}");
+    for wrong in ["lost", "dots_reused", "resurrected", "other_breaches", "excused_count"] {
+        assert_eq!(first[wrong], 0, "{first}");
+    }
+    assert!(first["writes_judged"].as_u64() > Some(0) && first["reads_judged"].as_u64() > Some(0), "{first}");
+    let lines = fs::read_to_string(&history).expect("there");
+    assert!(lines.lines().all(|line| serde_json::from_str::<Value>(line).is_ok()), "{lines}");
+    let row = fs::read_to_string(&results).expect("there");
+    assert_eq!(serde_json::from_str::<Value>(&row).expect("a row")["figures"], first);
+    let all = place.run(&format!("torture kv --cycles 6 --resume {}", progress.display()));
+    assert_eq!((&all["cycles"], &all["faults"]["kill"]), (&6.into(), &6.into()), "{all}");
+    assert_eq!(fs::read_dir(place.dir()).expect("a folder").count(), 0);
+    place.refused(&format!("torture content --resume {}", progress.display()), 2);
+}
+
+#[test]
+fn a_map_is_judged_also_where_nodes_are_set_back() {
+    let place = place();
+    let progress = place.temp.path().join("progress.jsonl");
+    let report = place.run(&format!("torture kv --cycles 6 --seed 2 --mix all --progress {}", progress.display()));
+    for wrong in ["lost", "dots_reused", "resurrected", "other_breaches"] {
+        assert_eq!(report[wrong], 0, "{report}");
+    }
+}
+
+#[test]
+fn nodes_that_forget_the_map_when_they_are_killed_are_found_out() {
+    let place = place();
+    let forgetful = place.temp.path().join("forgetful");
+    let node = node_bin().display();
+    // At its first start it needs what it was given to join by.
+    let script = format!(
+        "#!/bin/sh\ncase $1 in run) [ -e \"$3/began\" ] && rm -f \"$3\"/state.db*; touch \"$3/began\";; esac\nexec {node} \"$@\"\n"
+    );
+    fs::write(&forgetful, script).expect("written");
+    fs::set_permissions(&forgetful, fs::Permissions::from_mode(0o700)).expect("ours");
+    let progress = place.temp.path().join("progress.jsonl");
+    let mut command = place.command("torture kv --cycles 20 --seed 5 --nodes 3 --progress");
+    let output = command.arg(&progress).env("P2P_NODE_BIN", &forgetful).output().expect("p2p-testnet runs");
+    assert_eq!(output.status.code(), Some(1), "{}", said(&output));
+    let report: Value = serde_json::from_slice(&output.stdout).expect("one document");
+    assert!(report["lost"].as_u64() > Some(0), "{report}");
+    let broken = &report["broken"];
+    assert!(broken["history"].as_array().is_some_and(|lines| lines.len() > 1), "{broken}");
+    assert!(fs::metadata(broken["dir"].as_str().expect("a folder")).is_ok(), "what shows it is left");
+    place.refused(&format!("torture kv --resume {}", progress.display()), 2);
+}

@@ -130,7 +130,7 @@ fn seven_what_was_compared_is_taken_in_at_the_end_or_not_at_all() {
     b.drop_log();
     let before = a.disk.clone();
     let done = a.compare(&mut b, |a, b| {
-        let Ok(rows) = a.disk.rows(Place(0), None, 9);
+        let Ok(rows) = a.disk.rows(Place::ALL, None, 9);
         assert_eq!(rows, []);
         // Another life of the other answers nothing that was asked before.
         let disk = b.disk.clone();

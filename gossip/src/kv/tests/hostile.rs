@@ -125,7 +125,7 @@ fn nobody_is_believed_to_have_seen_what_was_not_asked_for() {
         let (dot, mut bytes) = (Dot { actor: actor(n), counter: 1 }, BytesMut::new());
         let op = Op { dot, key: key(), value: None, replaces: Dots::default() };
         op.encode(&mut bytes);
-        node.apply(&Written { op, bytes: bytes.freeze(), token: mine.token.clone() });
+        node.apply(&Written { op, bytes: bytes.freeze(), token: mine.token.clone(), siblings: 1 });
     }
     let mut asker = Asker::asking(node);
     let Some(Body::Keys(asked)) = asker.body() else { panic!("{:?}", asker.body()) };

@@ -26,7 +26,7 @@ impl Net {
         let (mut machines, mut opened) = (Vec::new(), Vec::new());
         for (n, mut disk) in disks.into_iter().enumerate() {
             let replica = Replica::open(&mut disk, Self::name(n), Epochs::new(dice.random())).expect("it is whole");
-            machines.push(Machine::new(Config { log_keep }, replica, n as u64));
+            machines.push(Machine::new(Config { log_keep, ..Config::default() }, replica, n as u64));
             opened.push(disk);
         }
         let count = machines.len();

@@ -150,7 +150,7 @@ impl Kv {
     /// Lets it keep its map in another way.
     pub fn set_manner(&mut self, manner: Manner) {
         self.manner = manner;
-        self.machine.configure(Config { log_keep: manner.log_keep });
+        self.machine.configure(Config { log_keep: manner.log_keep, ..Config::default() });
     }
 
     /// Takes a call of a client.
@@ -313,6 +313,8 @@ impl Kv {
             (key, entry)
         });
         let rows = rows.collect();
+        // Whoever needs to know it here looks at the whole vector.
+        drop(self.machine.replica_mut().take_learned());
         KvEvent::Committed(rows, self.replica().vector().clone())
     }
 
@@ -442,7 +444,7 @@ impl Profile for Kv {
                 replica
             }
         };
-        let machine = Machine::new(Config { log_keep: manner.log_keep }, replica, rng.random());
+        let machine = Machine::new(Config { log_keep: manner.log_keep, ..Config::default() }, replica, rng.random());
         Self {
             members,
             machine,

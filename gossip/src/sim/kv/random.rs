@@ -456,7 +456,7 @@ impl Run<'_> {
         let Some(node) = self.cluster.world.node_mut(slot) else { return };
         match trouble {
             Trouble::LoseRow | Trouble::Garble => {
-                let Ok(rows) = node.durable().clone().rows(Place(0), None, usize::MAX);
+                let Ok(rows) = node.durable().clone().rows(Place::ALL, None, usize::MAX);
                 let Some((place, key, row)) = rows.get(chosen % rows.len().max(1)).cloned() else { return };
                 let mut garbage = row.to_vec();
                 let at = chosen / 7 % garbage.len();

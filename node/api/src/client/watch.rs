@@ -7,21 +7,22 @@ use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use serde::de::DeserializeOwned;
 
+use super::ANSWER_LEN_MAX;
 use crate::{Code, Problem};
 
-/// Longest event that is read, in bytes.
-const EVENT_LEN_MAX: usize = 1 << 20;
+/// Longest event that is read, in bytes: all that stands at a key may be as long as when it is asked for.
+const EVENT_LEN_MAX: usize = ANSWER_LEN_MAX;
 
 /// Events as they come.
 pub struct Watch<T> {
     body: Incoming,
-    buffer: BytesMut,
+    buffer: Buffer,
     event: PhantomData<T>,
 }
 
 impl<T: DeserializeOwned> Watch<T> {
     pub(super) fn new(body: Incoming) -> Self {
-        Self { body, buffer: BytesMut::new(), event: PhantomData }
+        Self { body, buffer: Buffer::default(), event: PhantomData }
     }
 
     /// The next event; None once the node has stopped to tell any.
@@ -30,17 +31,17 @@ impl<T: DeserializeOwned> Watch<T> {
     /// When the node broke off, or what it told cannot be read.
     pub async fn next(&mut self) -> Option<Result<T, Problem>> {
         loop {
-            while let Some(event) = take_event(&mut self.buffer) {
+            while let Some(event) = self.buffer.take_event() {
                 if let Some(json) = data(&event) {
                     let read = serde_json::from_str(&json);
                     return Some(read.map_err(|error| broken(&format!("an event cannot be read: {error}"))));
                 }
             }
-            if self.buffer.len() > EVENT_LEN_MAX {
+            if self.buffer.bytes.len() > EVENT_LEN_MAX {
                 return Some(Err(broken("an event has no end")));
             }
             match self.body.frame().await? {
-                Ok(frame) => self.buffer.extend_from_slice(&frame.into_data().unwrap_or_default()),
+                Ok(frame) => self.buffer.bytes.extend_from_slice(&frame.into_data().unwrap_or_default()),
                 Err(error) => return Some(Err(broken(&error.to_string()))),
             }
         }
@@ -52,12 +53,28 @@ fn broken(reason: &str) -> Problem {
         .hint("It may have been stopped; watch again with --since and the id of the last event.")
 }
 
-/// The next event, up to its empty line.
-fn take_event(buffer: &mut BytesMut) -> Option<BytesMut> {
-    let end = buffer.windows(2).position(|pair| pair == b"\n\n")?;
-    let event = buffer.split_to(end);
-    buffer.advance(2);
-    Some(event)
+/// What has come and was not taken.
+#[derive(Default)]
+struct Buffer {
+    bytes: BytesMut,
+    /// How many of them were searched: a long event comes in many pieces.
+    searched: usize,
+}
+
+impl Buffer {
+    /// The next event, up to its empty line.
+    fn take_event(&mut self) -> Option<BytesMut> {
+        let found = self.bytes[self.searched..].windows(2).position(|pair| pair == b"\n\n");
+        let Some(found) = found else {
+            // The last one may be the first half of an end.
+            self.searched = self.bytes.len().saturating_sub(1);
+            return None;
+        };
+        let event = self.bytes.split_to(self.searched + found);
+        self.bytes.advance(2);
+        self.searched = 0;
+        Some(event)
+    }
 }
 
 /// The lines of data of an event; None of one that only shows that the other is there.
@@ -74,12 +91,15 @@ mod tests {
 
     #[test]
     fn events_are_told_apart_and_what_keeps_the_line_open_is_none() {
-        let mut buffer = BytesMut::from(&b":\n\nid: 7-1\nevent: join\ndata: {\"a\":\ndata: 1}\n\nid: 7-2\nda"[..]);
-        assert_eq!(data(&take_event(&mut buffer).expect("whole")), None);
-        assert_eq!(data(&take_event(&mut buffer).expect("whole")).as_deref(), Some("{\"a\":\n1}"));
-        assert_eq!(take_event(&mut buffer), None);
-        buffer.extend_from_slice(b"ta:2\n\n");
-        assert_eq!(data(&take_event(&mut buffer).expect("whole")).as_deref(), Some("2"));
-        assert!(buffer.is_empty());
+        let mut buffer = Buffer::default();
+        buffer.bytes.extend_from_slice(b":\n\nid: 7-1\nevent: join\ndata: {\"a\":\ndata: 1}\n\nid: 7-2\nda");
+        assert_eq!(data(&buffer.take_event().expect("whole")), None);
+        assert_eq!(data(&buffer.take_event().expect("whole")).as_deref(), Some("{\"a\":\n1}"));
+        assert_eq!(buffer.take_event(), None);
+        buffer.bytes.extend_from_slice(b"ta:2\n");
+        assert_eq!(buffer.take_event(), None);
+        buffer.bytes.extend_from_slice(b"\n");
+        assert_eq!(data(&buffer.take_event().expect("whole")).as_deref(), Some("2"));
+        assert!(buffer.bytes.is_empty());
     }
 }

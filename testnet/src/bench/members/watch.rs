@@ -20,7 +20,7 @@ const PAUSE: Duration = Duration::from_millis(20);
 const CLOCK_STEP: Duration = Duration::from_millis(1);
 
 /// The watches; they end when this is dropped.
-pub(super) struct Watches {
+pub(in crate::bench) struct Watches {
     log: Arc<Log>,
     tasks: JoinSet<()>,
 }
@@ -47,7 +47,7 @@ impl Default for Watches {
 
 impl Watches {
     /// Watches by one more node.
-    pub(super) fn add(&mut self, observer: u32, client: Client) {
+    pub(in crate::bench) fn add(&mut self, observer: u32, client: Client) {
         let log = self.log.clone();
         self.tasks.spawn(async move {
             let mut last = BEFORE_ALL.to_owned();
@@ -69,7 +69,7 @@ impl Watches {
     }
 
     /// How long after a time each observer has first seen what is wanted. Waits until all have, and no longer than a limit.
-    pub(super) async fn first(
+    pub(in crate::bench) async fn first(
         &self,
         from: SystemTime,
         observers: &BTreeSet<u32>,

@@ -1,4 +1,6 @@
-//! Where content goes, and that a file appears whole or not at all.
+//! Where many bytes go, and that a file appears whole or not at all.
+
+mod sink;
 
 use std::fs::{self, Permissions};
 use std::io;
@@ -6,17 +8,45 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
+use indicatif::ProgressBar;
 use p2p_api::{Code, Problem};
 use tempfile::NamedTempFile;
 use tokio::fs::File;
 
-use super::sink::Sink;
-use crate::output::{cannot_write, stdout_for_content};
+pub(super) use self::sink::Sink;
+use crate::output::{Output, cannot_write, stdout_for_content, stdout_is_terminal};
 
-/// Mode of a new file before the umask, as everybody else creates files.
-const FILE_MODE: u32 = 0o666;
+/// Who may read a new file.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Readers {
+    /// Whom the umask lets, as everybody else creates files.
+    Umask,
+    /// Its owner.
+    Owner,
+}
 
-/// Where content goes.
+impl Readers {
+    fn mode(self) -> u32 {
+        match self {
+            Readers::Umask => 0o666,
+            Readers::Owner => 0o600,
+        }
+    }
+}
+
+/// Why bytes did not arrive: no fault of the node's in the second case.
+pub(super) enum Failure {
+    Node(Problem),
+    Write(io::Error),
+}
+
+impl From<Problem> for Failure {
+    fn from(problem: Problem) -> Self {
+        Self::Node(problem)
+    }
+}
+
+/// Where bytes go.
 pub(super) enum Target {
     Stdout,
     /// A device or a pipe: nothing in it can be overwritten, and nothing must take its place.
@@ -31,7 +61,7 @@ pub(super) enum Target {
 
 impl Target {
     /// Opens what is written to, after checking that the path may be used.
-    pub(super) async fn open(path: &Path, force: bool) -> Result<(Self, Sink), Problem> {
+    pub(super) async fn open(path: &Path, force: bool, readers: Readers) -> Result<(Self, Sink), Problem> {
         let cannot = |error: io::Error| cannot_write(&path.display().to_string(), &error);
         if path == Path::new("-") {
             let stdout = stdout_for_content().map_err(|error| cannot_write("standard output", &error))?;
@@ -46,7 +76,7 @@ impl Target {
                 Code::Usage,
                 format!("{:?} is not a name for a file", path.display().to_string()),
             )
-            .hint(format!("Name the file too: -o {}", path.join("NAME").display())));
+            .hint(format!("Name the file too: {}", path.join("NAME").display())));
         }
         if is(&found, |found| !found.is_file()) {
             // Not std's: opening a named pipe blocks until it has a reader.
@@ -63,7 +93,7 @@ impl Target {
         let partial = tempfile::Builder::new()
             .prefix(".p2p-")
             .suffix(".part")
-            .permissions(Permissions::from_mode(FILE_MODE))
+            .permissions(Permissions::from_mode(readers.mode()))
             .tempfile_in(folder)
             .map_err(cannot)?;
         let sink = partial.as_file().try_clone().and_then(Sink::durable).map_err(cannot)?;
@@ -79,6 +109,23 @@ impl Target {
         match self {
             Self::Stdout => "standard output".to_owned(),
             Self::Device(path) | Self::File { path, .. } => path.display().to_string(),
+        }
+    }
+
+    /// A bar for so many bytes, where it does not mix with them.
+    pub(super) fn bar(&self, output: Output, len: u64) -> ProgressBar {
+        match self.is_stdout() && stdout_is_terminal() {
+            true => ProgressBar::hidden(),
+            false => output.bar(Some(len)),
+        }
+    }
+
+    /// What to say of bytes that did not arrive; None where nobody reads standard output any more.
+    pub(super) fn failed(&self, failure: Failure) -> Option<Problem> {
+        match failure {
+            Failure::Write(error) if self.is_stdout() && error.kind() == io::ErrorKind::BrokenPipe => None,
+            Failure::Write(error) => Some(cannot_write(&self.name(), &error)),
+            Failure::Node(problem) => Some(problem),
         }
     }
 
