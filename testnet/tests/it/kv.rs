@@ -3,6 +3,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::process::{Command, Output};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -207,30 +209,35 @@ async fn what_was_acknowledged_is_there_after_all_nodes_were_killed_at_once() {
     let mut net = net(3).await;
     let mut expected = BTreeMap::new();
     for round in 0..3 {
+        let counts: [Arc<AtomicU32>; 3] = Default::default();
         let writers: Vec<_> = (0..3)
             .map(|node| {
-                let client = net.client(node);
+                let (client, count) = (net.client(node), counts[node as usize].clone());
                 tokio::spawn(async move {
                     let mut acknowledged = Vec::new();
-                    for n in 0..1000 {
+                    for n in 0.. {
                         let key = format!("{round}/{node}/{n}");
                         match write(&client, &key, "value", KvReplaces::Held).await {
                             Ok(_) => acknowledged.push(key),
                             Err(problem) if problem.code == Code::Unreachable => break,
                             Err(problem) => panic!("{problem}"),
                         }
+                        count.fetch_add(1, Ordering::Relaxed);
                     }
                     acknowledged
                 })
             })
             .collect();
-        sleep(Duration::from_millis(300)).await;
+        let deadline = Instant::now() + LIMIT;
+        while counts.iter().any(|count| count.load(Ordering::Relaxed) < 20) {
+            assert!(Instant::now() < deadline, "{counts:?} are written");
+            sleep(PAUSE).await;
+        }
         for node in 0..3 {
             net.cluster.kill(node).await.expect("it runs");
         }
         for writer in writers {
             let acknowledged = writer.await.expect("it ends");
-            assert!(!acknowledged.is_empty());
             expected.extend(acknowledged.iter().flat_map(|key| map([(key.as_str(), &["value"])])));
         }
         net.cluster.raise(None).await.expect("they come back");
