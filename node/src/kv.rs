@@ -110,6 +110,8 @@ pub(crate) struct Fed {
 
 /// A feed, and what it leads to.
 pub(crate) fn feed(counters: Arc<KvCounters>) -> (Feed, Fed) {
+    // None may be lost, and membership may not wait; they are as few as edges come and go, and nothing here waits for a peer or the
+    // disk before it takes the next.
     let (edges, edges_told) = mpsc::unbounded_channel();
     let (frames, frames_told) = mpsc::channel(FRAMES_MAX);
     let room = Arc::new(Semaphore::new(FRAMES_LEN_MAX));
