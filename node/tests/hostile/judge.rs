@@ -2,7 +2,7 @@
 //!
 //! For every scenario: the victim lives and does not panic; its memory stays within [`MEMORY_MAX`] of what it takes idle;
 //! files go in and out, through it and by way of it, at [`RATE_MIN`] of the rate without the attack; the counters move that
-//! should; its log does not grow without end; no honest node is down, has left or stays away in the view of any of them; and
+//! should; what honest users have written to the map and been told so is there on every node; its log does not grow without end; no honest node is down, has left or stays away in the view of any of them; and
 //! once the attack is over, all see each other, and the victim's tasks and descriptors are as before.
 //!
 //! Rates are compared with those of the same cluster right before and right after the attack. The attacker runs on the same
@@ -11,6 +11,7 @@
 
 mod attack;
 mod cluster;
+mod map;
 mod process;
 mod rounds;
 mod views;
@@ -94,7 +95,7 @@ async fn judge_all(chosen: &[&Scenario]) -> Vec<String> {
         };
         used += 1;
         let failed = judge(over, scenario).await;
-        if !failed.is_empty() || scenario.makes_up {
+        if !failed.is_empty() || scenario.makes_up || scenario.leaves_traces {
             failures.extend(failed.into_iter().map(|failure| format!("{}: {failure}", scenario.name)));
             cluster = None;
             used = 0;
@@ -123,20 +124,25 @@ struct Measured {
 /// Attacks once, between two calm measurements.
 async fn attack(cluster: &mut Cluster, scenario: &Scenario) -> Result<Measured, String> {
     let began = Instant::now();
+    let keys = cluster.map.len();
     let attacker = Attacker::start(&cluster.victim.ticket_file, &[scenario.name], duration().is_some()).await?;
     let measure = async |rounds| match scenario.is_asked {
         true => Rates::measure_busy(cluster, rounds).await,
         false => Rates::measure(cluster, rounds).await,
     };
-    let mut rates = measure(ROUNDS).await;
+    let mut rates: Rates = measure(ROUNDS).await;
     while began.elapsed() < duration().unwrap_or_default() {
         rates = rates.joined(&measure(1).await);
     }
     let during = cluster.victim.metrics().await;
+    if during.get("p2p_kv_keys") < keys {
+        let held = during.get("p2p_kv_keys");
+        rates.failures.push(format!("{held} keys are held of {keys} that were written before"));
+    }
     let done = attacker.stop().await;
     let took = began.elapsed();
     cluster.calm_down(CALM_TIME_MAX, scenario.makes_up).await?;
-    let calm = Rates::measure(cluster, ROUNDS / 2).await;
+    let calm = Rates::measure_calm(cluster, ROUNDS / 2).await;
     let share = rates.share_of(&cluster.calm.joined(&calm));
     rates.failures.extend(calm.failures.iter().map(|failure| format!("after it {failure}")));
     cluster.calm = calm;

@@ -10,6 +10,7 @@ pub(crate) mod door;
 pub(crate) mod floods;
 pub(crate) mod frames;
 pub(crate) mod heads;
+pub(crate) mod map;
 pub(crate) mod members;
 pub(crate) mod numbers;
 pub(crate) mod others;
@@ -70,13 +71,15 @@ pub(crate) struct Scenario {
     /// Whether members are made up without end, which no cluster withstands yet: tried only where it is asked for by name, and
     /// the cluster is of no more use then.
     pub(crate) makes_up: bool,
+    /// Whether what is left of it stays: the next scenario has a cluster of its own.
+    pub(crate) leaves_traces: bool,
     /// Does it, for ever.
     pub(crate) run: fn(Arc<Attack>) -> BoxFuture<'static, ()>,
 }
 
 impl Scenario {
     pub(crate) const fn new(name: &'static str, run: fn(Arc<Attack>) -> BoxFuture<'static, ()>) -> Self {
-        Self { name, moves: &[], moves_later: &[], is_asked: false, makes_up: false, run }
+        Self { name, moves: &[], moves_later: &[], is_asked: false, makes_up: false, leaves_traces: false, run }
     }
 
     pub(crate) const fn when_asked(self) -> Self {
@@ -85,6 +88,10 @@ impl Scenario {
 
     pub(crate) const fn making_up(self) -> Self {
         Self { makes_up: true, ..self }
+    }
+
+    pub(crate) const fn leaving_traces(self) -> Self {
+        Self { leaves_traces: true, ..self }
     }
 
     pub(crate) const fn moving(self, moves: &'static [&'static str]) -> Self {
@@ -115,6 +122,11 @@ pub(crate) fn scenarios() -> impl Iterator<Item = &'static Scenario> {
         members::SCENARIOS,
         members::words::SCENARIOS,
         members::floods::SCENARIOS,
+        map::frames::SCENARIOS,
+        map::writes::SCENARIOS,
+        map::questions::SCENARIOS,
+        map::answers::SCENARIOS,
+        map::floods::SCENARIOS,
     ]
     .into_iter()
     .flatten()

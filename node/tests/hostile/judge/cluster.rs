@@ -17,6 +17,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::process::{Child, Command};
 use tokio::time::Instant;
 
+use super::map::{Ledger, MAP_TIME_MAX};
 use super::process::Process;
 use super::rounds::{self, Rates};
 use super::views::Views;
@@ -68,6 +69,8 @@ pub(crate) struct Cluster {
     pub(crate) idle: Idle,
     /// The last transfers that nobody disturbed.
     pub(crate) calm: Rates,
+    /// What honest users have written to the map.
+    pub(crate) map: Ledger,
     views: Views,
     _dir: TempDir,
 }
@@ -91,10 +94,11 @@ impl Cluster {
         let mut candidates = (0..).map(|seed| rounds::content(u64::MAX - 1 - seed, FILE_LEN));
         let content = candidates.find(closest_to_holder).expect("there is no end of them");
         let of_holder = put_alone(&holder, content).await;
+        let map = Ledger::begin(&victim).await;
         let idle = victim.takes().await;
         let calm = Rates::default();
         let views = Views::open([&victim, &reader, &holder].map(|node| (&node.client, node.peer))).await;
-        let mut cluster = Self { victim, reader, holder, of_victim, of_holder, idle, calm, views, _dir: dir };
+        let mut cluster = Self { victim, reader, holder, of_victim, of_holder, idle, calm, map, views, _dir: dir };
         // All links that there will be open: tasks and descriptors that come after are compared with this, but memory with what it was before.
         Rates::measure_busy(&cluster, WARM_UP_ROUNDS).await;
         cluster.calm = Rates::measure(&cluster, rounds).await;
@@ -108,6 +112,28 @@ impl Cluster {
     /// What is not as it was.
     pub(crate) async fn calm_down(&self, limit: Duration, made_up: bool) -> Result<(), String> {
         let deadline = Instant::now() + limit;
+        self.come_to_rest(deadline, made_up).await?;
+        loop {
+            match self.map.stands_on([&self.victim, &self.reader, &self.holder]).await {
+                Ok(()) => return Ok(()),
+                Err(left) if Instant::now() >= deadline => return Err(left),
+                Err(_) => tokio::time::sleep(10 * LOOK_PERIOD).await,
+            }
+        }
+    }
+
+    /// Writes to the map on each of the nodes, and reads it there.
+    pub(crate) async fn write_everywhere(&self) -> Result<(), String> {
+        for (name, node) in [("victim", &self.victim), ("reader", &self.reader), ("holder", &self.holder)] {
+            let written = tokio::time::timeout(MAP_TIME_MAX, self.map.write(node)).await;
+            written
+                .unwrap_or_else(|_elapsed| Err(format!("not within {MAP_TIME_MAX:?}")))
+                .map_err(|problem| format!("{name}: {problem}"))?;
+        }
+        Ok(())
+    }
+
+    async fn come_to_rest(&self, deadline: Instant, made_up: bool) -> Result<(), String> {
         loop {
             let left = self.is_calm(made_up).await;
             match left {

@@ -30,6 +30,8 @@ pub(crate) struct Rates {
     serve: Vec<Duration>,
     /// By the victim, from the holder, who alone has it.
     fetch: Vec<Duration>,
+    /// A write to the map by each of the nodes, and a read of it.
+    map: Vec<Duration>,
     /// What did not succeed.
     pub(crate) failures: Vec<String>,
 }
@@ -39,6 +41,7 @@ pub(crate) struct Share {
     put: Part,
     serve: Part,
     fetch: Part,
+    map: Part,
 }
 
 /// Medians of the same transfer.
@@ -56,6 +59,15 @@ impl Rates {
         }
     }
 
+    /// Measures so many rounds that nobody disturbs: then writes to the map reach as many nodes as they are to.
+    pub(crate) async fn measure_calm(cluster: &Cluster, rounds: usize) -> Self {
+        let mut rates = Self::measure(cluster, rounds).await;
+        if let Err(problem) = cluster.map.spread(&cluster.reader, &cluster.victim).await {
+            rates.failures.push(problem);
+        }
+        rates
+    }
+
     /// Measures so many rounds.
     pub(crate) async fn measure(cluster: &Cluster, rounds: usize) -> Self {
         let mut rates = Self::default();
@@ -64,6 +76,7 @@ impl Rates {
             rates.put.push(timed("a put", put(&cluster.reader, PUT_LEN), failures).await);
             rates.serve.push(timed("a get from it", get(&cluster.reader, &cluster.of_victim), failures).await);
             rates.fetch.push(timed("a get by it", get(&cluster.victim, &cluster.of_holder), failures).await);
+            rates.map.push(timed("a write to the map", cluster.write_everywhere(), failures).await);
         }
         rates
     }
@@ -75,6 +88,7 @@ impl Rates {
             put: joined(&self.put, &more.put),
             serve: joined(&self.serve, &more.serve),
             fetch: joined(&self.fetch, &more.fetch),
+            map: joined(&self.map, &more.map),
             failures: [&self.failures[..], &more.failures].concat(),
         }
     }
@@ -85,6 +99,7 @@ impl Rates {
             put: part(&calm.put, &self.put),
             serve: part(&calm.serve, &self.serve),
             fetch: part(&calm.fetch, &self.fetch),
+            map: part(&calm.map, &self.map),
         }
     }
 }
@@ -103,7 +118,7 @@ impl Part {
 
 impl fmt::Display for Share {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "put {}, get from it {}, get by it {}", self.put, self.serve, self.fetch)
+        write!(f, "put {}, get from it {}, get by it {}, map {}", self.put, self.serve, self.fetch, self.map)
     }
 }
 

@@ -9,6 +9,7 @@ use p2p_gossip::wire::link::CREDIT_STEP_MIN;
 use p2p_gossip::wire::{Frame, encode};
 
 use super::door::Member;
+use super::map;
 use super::seat::{Sitting, Ways};
 use super::wire::{CREDIT, HELLO, header};
 use super::{Attack, Scenario};
@@ -87,18 +88,20 @@ pub(crate) struct Manners {
     pub(crate) seat: Sitting,
     /// Whether others can dial it.
     pub(crate) listens: bool,
+    /// How it answers questions about the map; None where it says that it has none.
+    pub(crate) map: Option<map::answers::Answers>,
 }
 
 impl Default for Manners {
     fn default() -> Self {
-        Self { objects: Answers::Empty, seat: Sitting::Nowhere, listens: false }
+        Self { objects: Answers::Empty, seat: Sitting::Nowhere, listens: false, map: None }
     }
 }
 
 /// A member that everybody meets, and that answers so.
 async fn member(attack: Arc<Attack>, objects: Answers) {
     let seat = Sitting::Down(Ways::Honest);
-    let _member = Member::enter(&attack, 0, Manners { objects, seat, listens: true }).await;
+    let _member = Member::enter(&attack, 0, Manners { objects, seat, listens: true, map: None }).await;
     // The victim tells the others of it.
     tokio::time::sleep(Duration::from_millis(500)).await;
     attack.began();

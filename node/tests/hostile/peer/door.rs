@@ -27,6 +27,7 @@ use tokio::net::TcpSocket;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::answers::{self, Manners};
+use super::map;
 use super::seat::{Seat, Sitting};
 use super::{Attack, SOURCE};
 
@@ -41,6 +42,7 @@ const EDGE_TIME_MAX: Duration = Duration::from_secs(5);
 pub(crate) enum Protocol {
     Objects,
     Kad,
+    Map,
 }
 
 /// The protocols by hand: nothing is said on them that a scenario does not say.
@@ -49,6 +51,7 @@ struct Everything {
     edges: Edges,
     objects: Streams,
     kad: Streams,
+    map: Streams,
 }
 
 /// Somebody who waits for an edge.
@@ -91,6 +94,7 @@ pub(crate) struct Member {
     pub(crate) seat: Arc<Seat>,
     objects: Control,
     kad: Control,
+    map: Control,
     commands: mpsc::UnboundedSender<Command>,
     connected: watch::Receiver<bool>,
     task: tokio::task::JoinHandle<()>,
@@ -118,7 +122,8 @@ impl Member {
         let streams = |name| Streams::new(StreamProtocol::new(name), edges.reserved());
         let (objects, objects_control, objects_inbound) = streams(p2p_dht::message::PROTOCOL);
         let (kad, kad_control, kad_inbound) = streams("/p2p-node/kad/1");
-        let behaviour = Everything { edges, objects, kad };
+        let (map, map_control, map_inbound) = streams(map::PROTOCOL);
+        let behaviour = Everything { edges, objects, kad, map };
         let admission = Admission { keypair, name: name_of(&attack.key), prologue: prologue_of(&attack.key) };
         let tcp = Sourced(tcp::tokio::Transport::new(tcp::Config::default()));
         let mut muxer = yamux::Config::default();
@@ -129,7 +134,7 @@ impl Member {
         let swarm = Swarm::new(transport, behaviour, me, config);
         let (sender, connected) = watch::channel(false);
         let (commands, asked) = mpsc::unbounded_channel();
-        let seat = Arc::new(Seat::new(attack, n, manners.seat));
+        let seat = Arc::new(Seat::new(attack, n, manners.seat, manners.map.is_some()));
         let door = Door {
             attack: attack.clone(),
             seat: seat.clone(),
@@ -139,9 +144,9 @@ impl Member {
             commands: commands.clone(),
             waiting: BTreeMap::new(),
         };
-        let task = tokio::spawn(door.run(Inbounds { objects_inbound, kad_inbound, asked }));
-        let (objects, kad) = (objects_control, kad_control);
-        Self { attack: attack.clone(), seat, objects, kad, commands, connected, task }
+        let task = tokio::spawn(door.run(Inbounds { objects_inbound, kad_inbound, map_inbound, asked }));
+        let (objects, kad, map) = (objects_control, kad_control, map_control);
+        Self { attack: attack.clone(), seat, objects, kad, map, commands, connected, task }
     }
 
     /// A fresh stream to the victim on which nothing was said but the protocol's name.
@@ -149,6 +154,7 @@ impl Member {
         let control = match protocol {
             Protocol::Objects => &self.objects,
             Protocol::Kad => &self.kad,
+            Protocol::Map => &self.map,
         };
         let _ = self.connected.clone().wait_for(|connected| *connected).await;
         control.open(self.attack.victim).await.map_err(|error: OpenError| std::io::Error::other(error))
@@ -166,6 +172,7 @@ impl Member {
 struct Inbounds {
     objects_inbound: Inbound,
     kad_inbound: Inbound,
+    map_inbound: Inbound,
     asked: mpsc::UnboundedReceiver<Command>,
 }
 
@@ -197,6 +204,11 @@ impl Door {
                 },
                 Some(Arrived { stream, .. }) = inbounds.objects_inbound.recv() => {
                     tokio::spawn(answers::objects(self.attack.clone(), self.manners.clone(), stream));
+                }
+                Some(Arrived { stream, .. }) = inbounds.map_inbound.recv() => {
+                    if let Some(answers) = self.manners.map {
+                        tokio::spawn(map::answers::serve(self.attack.clone(), answers, stream));
+                    }
                 }
                 // A lookup is answered with an end.
                 Some(Arrived { stream, .. }) = inbounds.kad_inbound.recv() => drop(stream),

@@ -71,7 +71,7 @@ impl Hand {
     /// One after both hellos.
     pub(super) async fn greeted(member: &Member) -> std::io::Result<Self> {
         let mut hand = Self::open(member).await?;
-        hand.wire.hello(&seat::hello(&member.attack)).await?;
+        hand.wire.hello(&seat::hello(&member.attack, member.seat.has_map())).await?;
         Ok(hand)
     }
 
@@ -286,7 +286,7 @@ async fn crowd(attack: Arc<Attack>, stage: Stage) {
 
 /// What may come instead of a hello.
 async fn wrong_hellos(attack: Arc<Attack>) {
-    let honest = seat::hello(&attack);
+    let honest = seat::hello(&attack, false);
     let wrong = [
         Hello { cluster: ClusterId([0xee; 16]), ..honest },
         Hello { versions: Versions { min: 2, max: 3 }, ..honest },

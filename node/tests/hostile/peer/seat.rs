@@ -7,9 +7,10 @@ use std::time::{Duration, SystemTime};
 use bytes::Bytes;
 use libp2p::swarm::ConnectionId;
 use libp2p::{Multiaddr, PeerId};
+use p2p_gossip::kv::message::{self as map_message, CAPABILITY, Copy};
 use p2p_gossip::swim::{Claims, Directory, Ed25519, Fact, Message, Name, Record, Standing, Status, Version, codec};
 use p2p_gossip::wire::link::Sender;
-use p2p_gossip::wire::{Frame, Hello, Link, LinkConfig, Versions};
+use p2p_gossip::wire::{Cap, Frame, Hello, Link, LinkConfig, Versions};
 use tokio::sync::watch;
 
 use super::Attack;
@@ -51,32 +52,39 @@ pub(crate) struct Seat {
     pub(crate) attack: Arc<Attack>,
     pub(crate) keys: Ed25519,
     ways: Ways,
+    has_map: bool,
     state: Mutex<State>,
 }
 
 struct State {
     addresses: Vec<Bytes>,
     version: Version,
-    edges: BTreeMap<ConnectionId, Sender>,
+    edges: BTreeMap<ConnectionId, (PeerId, Sender)>,
+    /// What the victim's map came to when it told that last.
+    copy: Option<Copy>,
     directory: Directory,
     known: BTreeMap<Name, Arc<Fact>>,
     seated: bool,
 }
 
 impl Seat {
-    pub(crate) fn new(attack: &Arc<Attack>, n: u32, sitting: Sitting) -> Self {
+    pub(crate) fn new(attack: &Arc<Attack>, n: u32, sitting: Sitting, has_map: bool) -> Self {
         let ways = if let Sitting::Down(ways) = sitting { ways } else { Ways::Honest };
         // Later than whatever this identity was in an earlier attack on the same cluster.
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         let version = Version { generation: now.as_millis() as u64, incarnation: 0 };
         let (keys, known) = (Ed25519::of_secret(attack.secret(n)), BTreeMap::new());
         let (edges, addresses, directory) = (BTreeMap::new(), Vec::new(), Directory::default());
-        let state = State { addresses, version, edges, directory, known, seated: false };
-        Self { attack: attack.clone(), keys, ways, state: Mutex::new(state) }
+        let state = State { addresses, version, edges, copy: None, directory, known, seated: false };
+        Self { attack: attack.clone(), keys, ways, has_map, state: Mutex::new(state) }
     }
 
     pub(crate) fn listens_at(&self, address: Multiaddr) {
         self.lock().addresses = vec![address.to_vec().into()];
+    }
+
+    pub(crate) fn has_map(&self) -> bool {
+        self.has_map
     }
 
     pub(crate) fn is_seated(&self) -> bool {
@@ -140,7 +148,7 @@ impl Seat {
 
     /// Says something to everybody with whom it has an edge.
     pub(crate) async fn say(&self, frame: &Frame) {
-        let edges: Vec<Sender> = self.lock().edges.values().cloned().collect();
+        let edges: Vec<Sender> = self.lock().edges.values().map(|(_, edge)| edge.clone()).collect();
         for edge in edges {
             if edge.send(frame.clone()).await.is_ok() {
                 self.attack.did("said");
@@ -148,15 +156,43 @@ impl Seat {
         }
     }
 
+    /// Says something to the victim, once there is an edge to it.
+    pub(crate) async fn tell(&self, frames: impl IntoIterator<Item = Frame>) {
+        let victim = self.attack.victim;
+        let edge = || self.lock().edges.values().find(|(peer, _)| *peer == victim).map(|(_, edge)| edge.clone());
+        for frame in frames {
+            while edge().is_none() {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+            if let Some(edge) = edge()
+                && edge.send(frame).await.is_ok()
+            {
+                self.attack.did("told");
+            }
+        }
+    }
+
+    /// What the victim's map came to when it told that last.
+    pub(crate) async fn copy(&self) -> Copy {
+        loop {
+            if let Some(copy) = self.lock().copy {
+                return copy;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
     /// Is one of the members on an edge, until it ends.
     pub(crate) async fn sit(self: Arc<Self>, mut edge: Edge, connected: Option<&watch::Sender<bool>>) {
         let stream = edge.take_stream();
-        let Ok(Link { sender, mut receiver, .. }) = Link::open(stream, config(&self.attack)).await else { return };
+        let Ok(Link { sender, mut receiver, .. }) = Link::open(stream, config(&self.attack, self.has_map)).await else {
+            return;
+        };
         if sender.send(self.meet()).await.is_err() {
             return;
         }
         self.attack.did("sat down");
-        self.lock().edges.insert(edge.connection, sender.clone());
+        self.lock().edges.insert(edge.connection, (edge.peer, sender.clone()));
         if let Some(connected) = connected {
             connected.send_replace(true);
         }
@@ -166,6 +202,10 @@ impl Seat {
             tokio::select! {
                 received = receiver.recv(), if self.ways != Ways::Deaf => {
                     let Some(received) = received else { break };
+                    if map_message::is_about_map(received.frame.kind) {
+                        self.hear(edge.peer, &received.frame);
+                        continue;
+                    }
                     let answers = self.answers(edge.peer, &received.frame, &mut digest);
                     if self.ways == Ways::Mute {
                         continue;
@@ -211,6 +251,14 @@ impl Seat {
         Vec::new()
     }
 
+    fn hear(&self, from: PeerId, frame: &Frame) {
+        match map_message::Message::from_frame(frame) {
+            Ok(map_message::Message::Copy(copy)) if from == self.attack.victim => self.lock().copy = Some(copy),
+            Ok(_) => {}
+            Err(error) => self.attack.complain(&format!("{from} sent what is no message: {error}")),
+        }
+    }
+
     fn learn(&self, facts: impl IntoIterator<Item = Arc<Fact>>) {
         let mut state = self.lock();
         for fact in facts {
@@ -227,12 +275,17 @@ impl Seat {
     }
 }
 
-/// An honest hello on an edge.
-pub(crate) fn hello(attack: &Attack) -> Hello {
-    Hello { cluster: attack.cluster, versions: Versions { min: 1, max: 1 }, capabilities: 0, credit: CREDIT_LEN }
+/// An honest hello on an edge, of somebody who has a map or none.
+pub(crate) fn hello(attack: &Attack, has_map: bool) -> Hello {
+    let capabilities = if has_map { CAPABILITY } else { 0 };
+    Hello { cluster: attack.cluster, versions: Versions { min: 1, max: 1 }, capabilities, credit: CREDIT_LEN }
 }
 
 /// How an edge is run that is not run by hand.
-pub(crate) fn config(attack: &Attack) -> LinkConfig {
-    LinkConfig { hello: hello(attack), caps: codec::caps, stall: STALL_MAX }
+pub(crate) fn config(attack: &Attack, has_map: bool) -> LinkConfig {
+    LinkConfig { hello: hello(attack, has_map), caps, stall: STALL_MAX }
+}
+
+fn caps(kind: u8) -> Option<Cap> {
+    codec::caps(kind).or_else(|| map_message::caps(kind))
 }

@@ -51,7 +51,7 @@ async fn flood(attack: Arc<Attack>, reading: Reading, frames: fn(&Seat, &[Arc<Re
     again(&attack, FLOODING, PAUSE, async |lane| {
         let member = &lanes[lane];
         let mut edge = member.edge().await?;
-        let link = Link::open(edge.take_stream(), config(&attack)).await.map_err(std::io::Error::other)?;
+        let link = Link::open(edge.take_stream(), config(&attack, false)).await.map_err(std::io::Error::other)?;
         let Link { sender, mut receiver, .. } = link;
         let read = async {
             while reading == Reading::All && receiver.recv().await.is_some() {}
