@@ -9,7 +9,7 @@
 //! ```
 //!
 //! Lengths, counts and numbers without a size are LEB128, in their shortest form. What is read has no more parts than there are
-//! bytes for, so a stranger's length costs nothing.
+//! bytes for, so a stranger's length costs nothing; and of parts that take far more room than bytes, no more than so many.
 
 use std::collections::BTreeSet;
 
@@ -23,10 +23,19 @@ use super::key::{KEY_LEN_MAX, Key};
 use super::op;
 use super::replica::{DIGEST_LEN, Digest};
 use super::row;
-use super::session::{Closed, Looked, Opened, Rows, Wanted};
+use super::session::{CHANGED_MAX, Closed, Looked, Opened, Rows, Wanted};
 use super::vector::{Seen, Vector};
 use crate::reconcile::{Divided, PARTS, Range};
 use crate::swim::Name;
+
+/// Ranges of one message: whoever keeps to it tells far fewer.
+const RANGES_MAX: usize = 1 << 16;
+
+/// Keys of one message.
+const KEYS_MAX: usize = CHANGED_MAX as usize;
+
+/// Numbers of one vector: its actors, and what was seen of them out of order.
+const NUMBERS_MAX: u64 = 1 << 19;
 
 /// Bytes that are no message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -81,8 +90,8 @@ impl Request {
                 }
                 1 => Body::Open,
                 2 => Body::Look {
-                    divided: all(left, divided)?,
-                    wanted: all(left, wanted)?,
+                    divided: all(left, RANGES_MAX, divided)?,
+                    wanted: all(left, RANGES_MAX, wanted)?,
                     end_of: option(left, begun)?,
                 },
                 3 => Body::Close(begun(left)?),
@@ -148,15 +157,19 @@ impl Reply {
                 0 => Said::Differs(buckets(left)?),
                 1 => {
                     let part = vector(left)?;
-                    let keys = all(left, |left| {
+                    let keys = all(left, KEYS_MAX, |left| {
                         let (key, entry) = named(left)?;
                         Some(Told { key, entry, dots: op::dots(left)? })
                     })?;
                     Said::Keys { keys, part }
                 }
-                2 => Said::Opened(Opened { by: op::actor(left)?, vector: vector(left)?, divided: all(left, divided)? }),
+                2 => Said::Opened(Opened {
+                    by: op::actor(left)?,
+                    vector: vector(left)?,
+                    divided: all(left, RANGES_MAX, divided)?,
+                }),
                 3 => {
-                    let looked = Looked { divided: all(left, divided)?, rows: all(left, rows)? };
+                    let looked = Looked { divided: all(left, RANGES_MAX, divided)?, rows: all_rows(left)? };
                     Said::Looked(looked, option(left, closed)?)
                 }
                 4 => Said::Closed(closed(left)?),
@@ -221,10 +234,10 @@ fn put_all<T>(out: &mut BytesMut, all: &[T], put: impl Fn(&mut BytesMut, &T)) {
     all.iter().for_each(|one| put(out, one));
 }
 
-fn all<T>(left: &mut Bytes, read: impl Fn(&mut Bytes) -> Option<T>) -> Option<Vec<T>> {
+fn all<T>(left: &mut Bytes, max: usize, mut read: impl FnMut(&mut Bytes) -> Option<T>) -> Option<Vec<T>> {
     let count = number(left)?;
     // Each is a byte at least.
-    if count > left.len() as u64 {
+    if count > left.len().min(max) as u64 {
         return None;
     }
     (0..count).map(|_| read(left)).collect()
@@ -268,6 +281,7 @@ fn put_vector(out: &mut BytesMut, vector: &Vector) {
 
 fn vector(left: &mut Bytes) -> Option<Vector> {
     let mut all_seen: Vec<(Actor, Seen)> = Vec::new();
+    let mut numbers = 0_u64;
     for _ in 0..number(left)? {
         let mut peer = [0; 32];
         left.try_copy_to_slice(&mut peer).ok()?;
@@ -283,7 +297,9 @@ fn vector(left: &mut Bytes) -> Option<Vector> {
             let base = number(left)?;
             let mut last = base.checked_add(1)?;
             let mut extras = Vec::new();
-            for _ in 0..number(left)? {
+            let count = number(left)?;
+            numbers = numbers.checked_add(1)?.checked_add(count).filter(|numbers| *numbers <= NUMBERS_MAX)?;
+            for _ in 0..count {
                 let counter = last.checked_add(number(left)?)?;
                 extras.push(counter);
                 last = counter;
@@ -344,7 +360,7 @@ fn put_closed(out: &mut BytesMut, closed: &Closed) {
 }
 
 fn closed(left: &mut Bytes) -> Option<Closed> {
-    Some(Closed { vector: vector(left)?, changed: all(left, named)? })
+    Some(Closed { vector: vector(left)?, changed: all(left, KEYS_MAX, named)? })
 }
 
 fn put_option<T>(out: &mut BytesMut, value: Option<&T>, put: impl Fn(&mut BytesMut, &T)) {
@@ -393,9 +409,19 @@ fn named(left: &mut Bytes) -> Option<(Key, Entry)> {
     Some((key(left)??, row::take(left)?))
 }
 
-fn rows(left: &mut Bytes) -> Option<Rows> {
+/// Rows of ranges, of all of them together no more than so many.
+fn all_rows(left: &mut Bytes) -> Option<Vec<Rows>> {
+    let mut keys_left = KEYS_MAX;
+    all(left, RANGES_MAX, |left| {
+        let rows = rows(left, keys_left)?;
+        keys_left -= rows.rows.len();
+        Some(rows)
+    })
+}
+
+fn rows(left: &mut Bytes, keys_max: usize) -> Option<Rows> {
     let range = range(left)?;
-    let rows = all(left, named)?;
+    let rows = all(left, keys_max, named)?;
     let rest = match left.try_get_u8().ok()? {
         0 => None,
         1 => Some(wanted(left)?),
@@ -558,6 +584,31 @@ mod tests {
             }
             out.put_u8(0);
             prop_assert_eq!(number(&mut out.freeze()), None);
+        }
+    }
+
+    /// What is decoded takes many times its bytes.
+    #[test]
+    fn what_has_too_many_parts_is_no_message() {
+        let (to, number) = (Actor { peer: Name([1; 32]), epoch: 1 }, 1);
+        let divided = |count: usize| vec![Divided { range: Range::ALL, parts: [EMPTY; PARTS] }; count];
+        let extras = |count: u64| {
+            let extras: Vec<u64> = (0..count).map(|n| 2 * n + 3).collect();
+            Vector::of(Seen::new(1, &extras).map(|seen| (to, seen)))
+        };
+        let opened = |vector, ranges| Said::Opened(Opened { by: to, vector, divided: divided(ranges) });
+        let row = |n: usize| (Key::new(format!("{n}")).expect("a key"), Entry::default());
+        let rows = |count: usize| Rows { range: Range::ALL, rows: (0..count).map(row).collect(), rest: None };
+        let looked = |rows| Said::Looked(Looked { divided: Vec::new(), rows }, None);
+        for (said, is_message) in [
+            (opened(extras(NUMBERS_MAX - 1), RANGES_MAX), true),
+            (opened(extras(NUMBERS_MAX), 0), false),
+            (opened(extras(1), RANGES_MAX + 1), false),
+            (looked(vec![rows(KEYS_MAX - 1), rows(1)]), true),
+            (looked(vec![rows(KEYS_MAX), rows(1)]), false),
+        ] {
+            let bytes = Reply { to, number, said }.encode();
+            assert_eq!(Reply::decode(bytes).is_ok(), is_message);
         }
     }
 }

@@ -9,16 +9,15 @@ use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use libp2p::PeerId;
-use p2p_gossip::kv::Actor;
-use p2p_gossip::kv::Work;
 use p2p_gossip::kv::anti_entropy::{ANSWER_TIME_MAX, Reply, Request};
+use p2p_gossip::kv::{Actor, Malformed, Work};
 use p2p_gossip::swim::Name;
 use p2p_gossip::wire::frame::KIND_FIRST_FREE;
 use p2p_gossip::wire::hello::Versions;
 use p2p_gossip::wire::link::{CREDIT_MIN, Receiver, Sender};
 use p2p_gossip::wire::streams::{Arrived, Control, Inbound};
 use p2p_gossip::wire::{Cap, ClusterId, Frame, Hello, Link, LinkConfig};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit, mpsc, oneshot, watch};
 use tokio::time::timeout;
 
 use super::counters::{KvCounters, add, count};
@@ -39,8 +38,11 @@ const PART_LEN_MAX: usize = 256 << 10;
 /// Longest question in bytes: a vector of very many lives.
 const QUESTION_LEN_MAX: usize = 16 << 20;
 
+/// Longer questions of others are taken one at a time: decoded they take many times their bytes.
+const SHORT_LEN_MAX: usize = 64 << 10;
+
 /// Longest answer in bytes: what stands at one key is told whole, whatever it is.
-const ANSWER_LEN_MAX: usize = 256 << 20;
+const ANSWER_LEN_MAX: usize = 64 << 20;
 
 /// Longest time without any progress of what is sent.
 const STALL_MAX: Duration = Duration::from_secs(30);
@@ -96,7 +98,8 @@ impl Streams {
         let (questions, asked) = mpsc::channel(ASKED_MAX);
         let pending = Pending::default();
         let asker = Asker { state: state.clone(), control, cluster: cluster.clone(), counters: counters.clone() };
-        let server = Server { state, cluster, counters, pending: pending.clone(), pace: Arc::default() };
+        let long = Arc::new(Semaphore::new(1));
+        let server = Server { state, cluster, counters, pending: pending.clone(), pace: Arc::default(), long };
         (Self { questions, pending }, asker.run(asked), server.run(inbound))
     }
 
@@ -191,9 +194,11 @@ impl Asker {
             None => self.open(peer).await?,
         };
         send(&open.sender, QUESTION, request.encode()).await?;
-        let bytes = receive(&mut open.receiver, ANSWER, ANSWER_LEN_MAX).await?;
-        add(&self.counters.answers_received, bytes.len() as u64);
-        match Reply::decode(bytes) {
+        let received = receive(&mut open.receiver, ANSWER, ANSWER_LEN_MAX, None).await?;
+        if let Ok((bytes, _)) = &received {
+            add(&self.counters.answers_received, bytes.len() as u64);
+        }
+        match received.and_then(|(bytes, _)| Reply::decode(bytes)) {
             Ok(reply) => {
                 self.state.work(Work::Reply(peer, reply));
                 Some(open)
@@ -224,6 +229,8 @@ struct Server {
     counters: Arc<KvCounters>,
     pending: Pending,
     pace: Arc<Mutex<Pace>>,
+    /// The place for a long question.
+    long: Arc<Semaphore>,
 }
 
 impl Server {
@@ -253,9 +260,10 @@ impl Server {
         let Ok(link) = Link::open(stream, config).await else { return };
         let Link { sender, mut receiver, .. } = link;
         loop {
-            let received = timeout(IDLE_TIME_MAX, receive(&mut receiver, QUESTION, QUESTION_LEN_MAX)).await;
-            let Ok(Some(bytes)) = received else { return };
-            let Ok(request) = Request::decode(bytes) else {
+            let question = receive(&mut receiver, QUESTION, QUESTION_LEN_MAX, Some(&self.long));
+            let Ok(Some(received)) = timeout(IDLE_TIME_MAX, question).await else { return };
+            let decoded = received.and_then(|(bytes, place)| Ok((Request::decode(bytes)?, place)));
+            let Ok((request, place)) = decoded else {
                 count(&self.counters.peers_broken);
                 tracing::debug!(?peer, "a member makes no sense");
                 return;
@@ -268,6 +276,7 @@ impl Server {
                 lock(&self.pending).remove(&key);
                 return;
             };
+            drop(place);
             let bytes = reply.encode();
             if bytes.len() > ANSWER_LEN_MAX {
                 tracing::warn!(?peer, len = bytes.len(), "an answer is longer than any may be");
@@ -319,20 +328,32 @@ async fn send(sender: &Sender, kind: u8, bytes: Bytes) -> Option<()> {
     }
 }
 
-/// Something that was sent in parts; None where the link has ended, or what came is something else or too long.
-async fn receive(receiver: &mut Receiver, kind: u8, len_max: usize) -> Option<Bytes> {
-    let mut bytes = BytesMut::new();
+/// What has come, and the place that it takes while there is anything of it.
+type Came<'a> = (Bytes, Option<SemaphorePermit<'a>>);
+
+/// Something that was sent in parts; None once the link has ended. What is long waits for a place, where there are such.
+async fn receive<'a>(
+    receiver: &mut Receiver,
+    kind: u8,
+    len_max: usize,
+    long: Option<&'a Semaphore>,
+) -> Option<Result<Came<'a>, Malformed>> {
+    let (mut bytes, mut place) = (BytesMut::new(), None);
     loop {
         let frame = receiver.recv().await?.into_frame();
-        if frame.kind != kind || bytes.len() + frame.payload.len() > len_max {
-            return None;
+        let len = bytes.len() + frame.payload.len();
+        if frame.kind != kind || len > len_max {
+            return Some(Err(Malformed));
+        }
+        if let (Some(long), None, true) = (long, &place, len > SHORT_LEN_MAX) {
+            place = Some(long.acquire().await.ok()?);
         }
         bytes.extend_from_slice(&frame.payload);
         match &frame.head[..] {
-            [1] => return Some(bytes.freeze()),
+            [1] => return Some(Ok((bytes.freeze(), place))),
             // A part that is none brings nothing nearer.
             [0] if !frame.payload.is_empty() => {}
-            _ => return None,
+            _ => return Some(Err(Malformed)),
         }
     }
 }
