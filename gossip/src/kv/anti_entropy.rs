@@ -19,7 +19,7 @@ use rand::seq::IndexedRandom;
 use super::delta::{Answer, Asked, Budget, Told};
 use super::dot::Actor;
 use super::replica::{Digest, Replica, Trouble};
-use super::session::{Adopted, Closed, Looked, Opened, Wanted};
+use super::session::{Adopted, Closed, Looked, Opened, Wanted, is_much};
 use super::store::KvTx;
 use super::vector::Vector;
 use crate::reconcile::{Differences, Divided};
@@ -62,7 +62,7 @@ const BEGUN_MAX: u32 = 3;
 pub const BUDGET: Budget = Budget { keys: 512, bytes: 1 << 20 };
 
 /// Ranges that are looked at with one question.
-const LOOKED_AT_ONCE: usize = 256;
+pub(super) const LOOKED_AT_ONCE: usize = 256;
 
 /// Ranges that one comparison may have before it, whatever the other side says.
 pub const RANGES_MAX: usize = 1 << 18;
@@ -203,6 +203,8 @@ struct Asking {
     /// And then at the latest.
     until_at_last: Time,
     begun: u32,
+    /// Keys that have no value any more by what was told key by key.
+    dropped: u64,
     /// Whether it is about rows that differ though both have seen the same.
     mends: bool,
     step: Step,
@@ -360,7 +362,17 @@ impl AntiEntropy {
         let Some(with) = due.choose(&mut self.rng).copied() else { return Ok(None) };
         let (me, until, until_at_last) = (replica.me(), now, now + COMPARED_TIME_MAX);
         let mends = self.peers.get(&with).is_some_and(|peer| peer.differs.is_none());
-        self.asking = Some(Asking { with, me, number: 0, until, until_at_last, begun: 0, mends, step: Step::Opening });
+        self.asking = Some(Asking {
+            with,
+            me,
+            number: 0,
+            until,
+            until_at_last,
+            begun: 0,
+            dropped: 0,
+            mends,
+            step: Step::Opening,
+        });
         Ok(match mends {
             true => self.send(Body::Open, Step::Opening, now),
             false => self.ask_keys(replica, told_at_first(replica), 0, now),
@@ -458,13 +470,19 @@ impl AntiEntropy {
             (Step::Keys { asked, buckets, .. }, Said::Keys { keys, part }) => {
                 let mut theirs = asked.part(|bucket| !buckets.contains(&bucket));
                 theirs.join(&part.part(|bucket| buckets.contains(&bucket)));
+                let held = replica.len() + asking.dropped;
+                asking.dropped += replica.would_drop_of(tx, &keys, &theirs)?;
+                if is_much(asking.dropped, held) {
+                    // That somebody else has to say the same first holds however it is told.
+                    return Ok(self.send(Body::Open, Step::Opening, now));
+                }
                 // Whoever tells nothing new is not asked for more of it.
                 if replica.merge(tx, &keys, &theirs)? > 0 || asked != *replica.vector() {
                     return Ok(self.ask_keys(replica, buckets, 0, now));
                 }
                 None
             }
-            (Step::Keys { .. } | Step::Opening, Said::Opened(opened)) => {
+            (Step::Keys { .. } | Step::Opening, Said::Opened(opened)) if opened.divided.len() <= LOOKED_AT_ONCE => {
                 let mut left = Left::default();
                 left.extend(replica.begin(tx, &opened)?);
                 return Ok(self.look(Begun { by: opened.by, opened: opened.vector }, left, now));

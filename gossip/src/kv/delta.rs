@@ -12,6 +12,7 @@ use super::entry::Entry;
 use super::key::Key;
 use super::place::Place;
 use super::replica::{DIGEST_LEN, Replica, Trouble};
+use super::session::DROPPED_MAX;
 use super::store::KvTx;
 use super::vector::Vector;
 
@@ -177,6 +178,29 @@ impl Replica {
             }
         }
         Ok(Some(entries))
+    }
+
+    /// How many of these keys would have no value any more by what another holds of them under its vector.
+    ///
+    /// # Errors
+    /// When that cannot be said.
+    pub(super) fn would_drop_of<T: KvTx>(
+        &self,
+        tx: &mut T,
+        keys: &[Told],
+        theirs: &Vector,
+    ) -> Result<u64, Trouble<T::Error>> {
+        let mut dropped = 0;
+        // Fewer cannot be too many.
+        if self.len() > DROPPED_MAX {
+            for Told { key, entry, .. } in keys {
+                let mut ours = self.load(tx, key)?.map(|(ours, _)| ours).unwrap_or_default();
+                let had_value = !ours.siblings().is_empty();
+                ours.merge(self.vector(), entry, theirs);
+                dropped += u64::from(had_value && ours.siblings().is_empty());
+            }
+        }
+        Ok(dropped)
     }
 
     /// Takes in what another holds of some keys under its vector, as an answer to a vector that this replica had in this life.

@@ -35,6 +35,11 @@ pub const DROPPED_MAX: u64 = 1_000;
 /// See [`DROPPED_MAX`].
 pub const DROPPED_PART: u64 = 10;
 
+/// Whether dropping so many of so many keys is confirmed with another before.
+pub(super) fn is_much(dropped: u64, held: u64) -> bool {
+    dropped > DROPPED_MAX && dropped > held / DROPPED_PART
+}
+
 /// What the other side begins with.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Opened {
@@ -76,7 +81,7 @@ pub struct Looked {
 }
 
 impl Looked {
-    /// Whether it can be the answer to this question: of ranges that were asked for, with keys that lie in them, and so that
+    /// Whether it can be the answer to this question: of ranges that were asked for, each once, with keys that lie in them, and so that
     /// asking for the rest comes to an end.
     pub fn answers(&self, divided: &[Divided], wanted: &[Wanted]) -> bool {
         let parts: BTreeSet<Range> = divided.iter().filter_map(|divided| divided.range.parts()).flatten().collect();
@@ -96,10 +101,13 @@ impl Looked {
         let comes_on =
             self.rows.iter().all(|told| told.rest.is_none()) || self.rows.iter().any(|told| !told.rows.is_empty());
         let answered: BTreeSet<Range> = self.rows.iter().map(|told| told.range).collect();
+        let divided: BTreeSet<Range> = self.divided.iter().map(|divided| divided.range).collect();
+        let is_once = answered.len() == self.rows.len() && divided.len() == self.divided.len();
         comes_on
+            && is_once
             && self.rows.iter().all(is_answer)
             && wanted.iter().all(|wanted| answered.contains(&wanted.range))
-            && self.divided.iter().all(|divided| parts.contains(&divided.range))
+            && divided.is_subset(&parts)
     }
 }
 
@@ -363,7 +371,7 @@ impl Replica {
         self.stage_absent(tx, &session.told)?;
         if !is_confirmed {
             let (dropped, held) = self.would_drop(tx, &closed.vector)?;
-            if dropped > DROPPED_MAX && dropped > held / DROPPED_PART {
+            if is_much(dropped, held) {
                 return Ok(Adopted::Unconfirmed { dropped, held });
             }
         }

@@ -1,6 +1,6 @@
 //! Peers that answer what was not asked.
 
-use super::super::anti_entropy::{Body, Reply, Request, Said};
+use super::super::anti_entropy::{Body, LOOKED_AT_ONCE, Reply, Request, Said};
 use super::*;
 use crate::reconcile::{Divided, Range};
 
@@ -162,4 +162,56 @@ fn what_a_peer_holds_without_having_seen_it_is_not_taken_in() {
     assert_eq!(node.values(&key()), ["first"]);
     node.apply(&second);
     node.is_whole(&[first.op, second.op]);
+}
+
+#[test]
+fn whoever_begins_with_more_ranges_than_anybody_is_not_listened_to() {
+    for (count, is_listened_to) in [(LOOKED_AT_ONCE, true), (LOOKED_AT_ONCE + 1, false)] {
+        let [node] = nodes();
+        let mut asker = Asker::asking(node);
+        let divided = vec![Divided { range: Range::ALL, parts: [[7; 16]; 4] }; count];
+        let opened = Opened { by: actor(9), vector: Vector::default(), divided };
+        assert_eq!(asker.answer(Said::Opened(opened)), is_listened_to, "{count}");
+    }
+}
+
+#[test]
+fn a_range_is_answered_once() {
+    let divided = [Divided { range: Range::ALL, parts: [[7; 16]; 4] }];
+    let part = Range::ALL.parts().expect("parts")[0];
+    let divide = || Divided { range: part, parts: [[7; 16]; 4] };
+    assert!(Looked { divided: vec![divide()], rows: Vec::new() }.answers(&divided, &[]));
+    assert!(!Looked { divided: vec![divide(), divide()], rows: Vec::new() }.answers(&divided, &[]));
+    assert!(!Looked { divided: Vec::new(), rows: vec![rows(part, &[]), rows(part, &[])] }.answers(&divided, &[]));
+}
+
+#[test]
+fn what_would_drop_much_key_by_key_is_compared_and_confirmed_like_all_else() {
+    const KEYS: u64 = 2_000;
+    let [mut node] = nodes();
+    let keys: Vec<Key> = (0..KEYS).map(|n| Key::new(format!("key {n}")).expect("a key")).collect();
+    keys.iter().for_each(|key| drop(node.put(key, "value")));
+    let mut asker = Asker::asking(node);
+    let gone = |n: u64, key: &Key| {
+        let dot = Dot { actor: actor(9), counter: n + 1 };
+        Told { key: key.clone(), entry: Entry::default(), dots: [dot].into_iter().collect() }
+    };
+    let mut told = (0..).zip(&keys).map(|(n, key)| gone(n, key));
+    let part = |asker: &Asker, seen: u64| {
+        let mut part = asker.node.replica.vector().clone();
+        part.join(&Vector::of(Seen::new(seen, &[]).map(|seen| (actor(9), seen))));
+        part
+    };
+    let mut seen = 0;
+    loop {
+        let keys: Vec<Told> = told.by_ref().take(400).collect();
+        seen += keys.len() as u64;
+        let part = part(&asker, seen);
+        assert!(asker.answer(Said::Keys { keys, part }));
+        match asker.body() {
+            Some(Body::Keys(_)) => assert!(seen <= DROPPED_MAX, "{seen} keys are gone"),
+            body => break assert_eq!(body, Some(&Body::Open)),
+        }
+    }
+    assert_eq!(asker.node.replica.len(), KEYS - seen + 400);
 }
