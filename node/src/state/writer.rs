@@ -542,3 +542,32 @@ fn number_of(work: &Work) -> Option<u64> {
         _ => None,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_what_a_peer_tells_of_its_copy_only_the_last_waits() {
+        let shared = Shared::new(Cache::new(1));
+        let (one, other) = (Name([1; 32]), Name([2; 32]));
+        let digest = |n: u8| Digest { vector: [n; 16], rows: [n; 16] };
+        let told = || {
+            let waiting = shared.lock();
+            let told = waiting.work.iter().map(|work| match work {
+                Work::Digest(name, digest) => Some((*name, digest.rows[0])),
+                _ => None,
+            });
+            told.collect::<Vec<_>>()
+        };
+        for n in 0..100 {
+            shared.work(Work::Digest(one, digest(n)));
+            shared.work(Work::Digest(other, digest(n)));
+        }
+        assert_eq!(told(), [Some((one, 99)), Some((other, 99))]);
+        // What comes after something else is looked at after it.
+        shared.work(Work::Up(one));
+        shared.work(Work::Digest(one, digest(7)));
+        assert_eq!(told(), [Some((one, 99)), Some((other, 99)), None, Some((one, 7))]);
+    }
+}
