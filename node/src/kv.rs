@@ -46,7 +46,7 @@ const FRAMES_LEN_MAX: usize = 8 << 20;
 /// Frames that have come and wait.
 const FRAMES_MAX: usize = 4096;
 
-/// Writes that members wait for to be on this node's disk.
+/// Writes that one member waits for to be on this node's disk.
 const OWED_MAX: usize = 4096;
 
 /// Calls that wait for other nodes.
@@ -193,7 +193,6 @@ pub(crate) fn start(begin: Begin) -> (Kv, impl Future<Output = ()>) {
         joined,
         is_written,
         began: Instant::now(),
-        owed: BTreeMap::new(),
         awaited: BTreeMap::new(),
     };
     task.found();
@@ -215,8 +214,6 @@ struct Task {
     joined: watch::Sender<bool>,
     is_written: watch::Sender<bool>,
     began: Instant,
-    /// Who is to be told when a write is on this node's disk.
-    owed: BTreeMap<Dot, BTreeSet<Name>>,
     /// Whose disks a write is on, and who wants to know.
     awaited: BTreeMap<Dot, (Await, BTreeSet<Name>)>,
 }
@@ -228,6 +225,8 @@ struct Neighbour {
     told: Option<(Copy, Instant)>,
     /// What it has told last.
     copy: Option<Copy>,
+    /// What it is to be told of when that is on this node's disk.
+    owed: BTreeSet<Dot>,
 }
 
 impl Neighbour {
@@ -259,7 +258,7 @@ impl Task {
     fn on_edge(&mut self, edge: Edge) {
         match edge {
             Edge::Up(name, outbox) => {
-                let neighbour = Neighbour { outbox, told: None, copy: None };
+                let neighbour = Neighbour { outbox, told: None, copy: None, owed: BTreeSet::new() };
                 self.edges.insert(name, neighbour);
                 self.flood.up(name);
                 self.state.work(Work::Up(name));
@@ -307,11 +306,11 @@ impl Task {
             Ok(Message::Confirm(dots)) => {
                 let (durable, later): (Vec<Dot>, Vec<Dot>) = dots.into_iter().partition(|dot| self.seen.contains(dot));
                 for dot in later {
-                    if self.owed.len() >= OWED_MAX && !self.owed.contains_key(&dot) {
+                    if neighbour.owed.len() >= OWED_MAX && !neighbour.owed.contains(&dot) {
                         count(&self.counters.confirms_dropped);
                         continue;
                     }
-                    self.owed.entry(dot).or_default().insert(by);
+                    neighbour.owed.insert(dot);
                 }
                 self.send(by, message::confirmed(&durable));
             }
@@ -383,17 +382,13 @@ impl Task {
 
     /// Tells whoever wants to know of what is on the disk now.
     fn confirm_owed(&mut self) {
-        if self.owed.is_empty() {
-            return;
-        }
-        let mut durable: BTreeMap<Name, Vec<Dot>> = BTreeMap::new();
-        self.owed.retain(|dot, names| {
-            let is_durable = self.seen.contains(dot);
-            if is_durable {
-                names.iter().for_each(|name| durable.entry(*name).or_default().push(*dot));
+        let mut durable: Vec<(Name, Vec<Dot>)> = Vec::new();
+        for (name, neighbour) in &mut self.edges {
+            let dots: Vec<Dot> = neighbour.owed.extract_if(.., |dot| self.seen.contains(dot)).collect();
+            if !dots.is_empty() {
+                durable.push((*name, dots));
             }
-            !is_durable
-        });
+        }
         durable.into_iter().for_each(|(name, dots)| self.send(name, message::confirmed(&dots)));
     }
 
