@@ -55,6 +55,9 @@ const AWAITED_MAX: usize = 1024;
 /// Most nodes that a write can be awaited on: this one, and as many as it surely has edges to where there are more members.
 pub(crate) const ACKS_MAX: u32 = 9;
 
+/// Whoever is hostile is that over and over: it is warned of so often.
+const WARN_PERIOD: Duration = Duration::from_secs(10);
+
 /// How long a node that knows others, and nobody who has ever held all, waits before it takes what it has for all.
 const FOUNDING_TIME: Duration = Duration::from_secs(10);
 
@@ -193,6 +196,7 @@ pub(crate) fn start(begin: Begin) -> (Kv, impl Future<Output = ()>) {
         joined,
         is_written,
         began: Instant::now(),
+        warned_at: None,
         awaited: BTreeMap::new(),
     };
     task.found();
@@ -214,6 +218,7 @@ struct Task {
     joined: watch::Sender<bool>,
     is_written: watch::Sender<bool>,
     began: Instant,
+    warned_at: Option<Instant>,
     /// Whose disks a write is on, and who wants to know.
     awaited: BTreeMap<Dot, (Await, BTreeSet<Name>)>,
 }
@@ -404,6 +409,10 @@ impl Task {
             }
             Noted::Integrity(with) => {
                 count(&self.counters.integrity);
+                if self.warned_at.is_some_and(|warned_at| warned_at.elapsed() < WARN_PERIOD) {
+                    return;
+                }
+                self.warned_at = Some(Instant::now());
                 tracing::warn!(peer = ?with, "a member has seen the same as this node and holds something else: both look whether they have lost something");
             }
             Noted::Mended { with, keys } => {
