@@ -123,7 +123,9 @@ struct Waiting {
     /// Since when there is any of it.
     noted_at: Option<Instant>,
     work: VecDeque<Work>,
-    /// Bytes of writes of others in it.
+    /// Writes of others: users do not wait for all of them.
+    applied: VecDeque<Work>,
+    /// Bytes of these.
     applied_len: usize,
     /// What others ask and answer.
     asked: VecDeque<Work>,
@@ -134,6 +136,27 @@ struct Waiting {
     close: bool,
     /// Nothing is done any more.
     is_closed: bool,
+}
+
+impl Waiting {
+    /// What goes into the next transaction: of writes of others as much as of all else, where there is enough of both.
+    fn take(&mut self) -> Vec<Work> {
+        let count = self.work.len().min(WORK_AT_ONCE - self.applied.len().min(WORK_AT_ONCE / 2));
+        let mut taken: Vec<Work> = self.work.drain(..count).collect();
+        let count = self.applied.len().min(WORK_AT_ONCE - count);
+        taken.extend(self.applied.drain(..count));
+        self.applied_len -= taken.iter().map(len_of).sum::<usize>();
+        if self.work.is_empty() {
+            // After the connections that they have come by.
+            let digests = std::mem::take(&mut self.digests).into_iter();
+            taken.extend(digests.map(|(name, digest)| Work::Digest(name, digest)));
+        }
+        taken
+    }
+
+    fn is_working(&self) -> bool {
+        !self.work.is_empty() || !self.applied.is_empty()
+    }
 }
 
 /// What is to be remembered of members; the newest of each alone.
@@ -214,7 +237,7 @@ impl Shared {
                 continue;
             }
             waiting.applied_len += len;
-            waiting.work.push_back(work);
+            waiting.applied.push_back(work);
         }
         drop(waiting);
         self.wake.notify_one();
@@ -241,7 +264,9 @@ impl Shared {
         let mut waiting = self.lock();
         waiting.is_closed = true;
         waiting.calls.clear();
-        (waiting.work, waiting.asked, waiting.applied_len) = (VecDeque::new(), VecDeque::new(), 0);
+        (waiting.work, waiting.applied, waiting.applied_len) = (VecDeque::new(), VecDeque::new(), 0);
+        waiting.asked = VecDeque::new();
+        waiting.digests.clear();
     }
 
     fn end_call(&self, number: u64, called: Called) {
@@ -339,8 +364,7 @@ impl Writer {
             let asked_at = (!waiting.asked.is_empty()).then_some(self.asked_at);
             let map_at = self.map_deadline();
             let is_due = [asked_at, map_at].into_iter().flatten().any(|at| at <= now);
-            let is_told = !waiting.work.is_empty() || !waiting.digests.is_empty();
-            if is_noted || is_due || is_told || waiting.close {
+            if is_noted || is_due || waiting.is_working() || !waiting.digests.is_empty() || waiting.close {
                 let todo = is_noted.then(|| {
                     waiting.noted_at = None;
                     std::mem::take(&mut waiting.todo)
@@ -350,16 +374,9 @@ impl Writer {
                 if asked_at.is_some_and(|at| at <= now) {
                     work.extend(waiting.asked.pop_front());
                 }
-                let count = waiting.work.len().min(WORK_AT_ONCE);
-                work.extend(waiting.work.drain(..count));
-                waiting.applied_len -= work.iter().map(len_of).sum::<usize>();
-                if waiting.work.is_empty() {
-                    // After the connections that they have come by.
-                    let digests = std::mem::take(&mut waiting.digests).into_iter();
-                    work.extend(digests.map(|(name, digest)| Work::Digest(name, digest)));
-                }
+                work.extend(waiting.take());
                 // What is left is done first.
-                let close = waiting.close && waiting.work.is_empty();
+                let close = waiting.close && !waiting.is_working();
                 return Next { todo, work, close };
             }
             let wake_at = [noted_at, asked_at, map_at].into_iter().flatten().min();
@@ -545,29 +562,52 @@ fn number_of(work: &Work) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
+    use p2p_gossip::kv::{Actor, Dot, Dots, Op};
+
     use super::*;
+
+    #[test]
+    fn users_do_not_wait_for_all_that_others_have_written() {
+        let shared = Shared::new(Cache::new(1));
+        let write = |counter| {
+            let dot = Dot { actor: Actor { peer: Name([1; 32]), epoch: 1 }, counter };
+            let op = Op { dot, key: Key::new("key").expect("a key"), value: None, replaces: Dots::default() };
+            Work::Apply(op, Bytes::new())
+        };
+        let applied = |taken: &[Work]| taken.iter().filter(|work| matches!(work, Work::Apply(..))).count();
+        shared.apply((1..=2 * WORK_AT_ONCE as u64).map(write));
+        shared.work(Work::Audit);
+        let taken = shared.lock().take();
+        assert_eq!((taken.len(), applied(&taken)), (WORK_AT_ONCE, WORK_AT_ONCE - 1));
+        (0..2 * WORK_AT_ONCE).for_each(|_| shared.work(Work::Audit));
+        let taken = shared.lock().take();
+        assert_eq!((taken.len(), applied(&taken)), (WORK_AT_ONCE, WORK_AT_ONCE / 2));
+        while !shared.lock().take().is_empty() {}
+        assert_eq!(shared.lock().applied_len, 0);
+    }
 
     #[test]
     fn of_what_a_peer_tells_of_its_copy_only_the_last_waits() {
         let shared = Shared::new(Cache::new(1));
         let (one, other) = (Name([1; 32]), Name([2; 32]));
-        let digest = |n: u8| Digest { vector: [n; 16], rows: [n; 16] };
-        let told = || {
-            let waiting = shared.lock();
-            let told = waiting.work.iter().map(|work| match work {
-                Work::Digest(name, digest) => Some((*name, digest.rows[0])),
+        for n in 0..100 {
+            let digest = Digest { vector: [n; 16], rows: [n; 16] };
+            shared.work(Work::Digest(one, digest));
+            shared.work(Work::Digest(other, digest));
+        }
+        (0..WORK_AT_ONCE).for_each(|_| shared.work(Work::Up(one)));
+        shared.work(Work::Up(other));
+        let told = |taken: Vec<Work>| {
+            let told = taken.into_iter().filter_map(|work| match work {
+                Work::Digest(name, digest) => Some((name, digest.rows[0])),
                 _ => None,
             });
             told.collect::<Vec<_>>()
         };
-        for n in 0..100 {
-            shared.work(Work::Digest(one, digest(n)));
-            shared.work(Work::Digest(other, digest(n)));
-        }
-        assert_eq!(told(), [Some((one, 99)), Some((other, 99))]);
-        // What comes after something else is looked at after it.
-        shared.work(Work::Up(one));
-        shared.work(Work::Digest(one, digest(7)));
-        assert_eq!(told(), [Some((one, 99)), Some((other, 99)), None, Some((one, 7))]);
+        // After all connections that it may have come by.
+        assert_eq!(told(shared.lock().take()), []);
+        assert_eq!(told(shared.lock().take()), [(one, 99), (other, 99)]);
+        assert_eq!(told(shared.lock().take()), []);
     }
 }
