@@ -48,6 +48,9 @@ const LOG_LEN_MAX: u64 = 64 << 10;
 /// Longest wait until everything is as before.
 const CALM_TIME_MAX: Duration = Duration::from_secs(60);
 
+/// The same where hundreds of thousands of made-up writes have to be on all nodes before everything is as on the others.
+const SPREAD_TIME_MAX: Duration = Duration::from_secs(300);
+
 /// Runs what the arguments ask for, as a test program is asked.
 pub(crate) fn run(arguments: impl Iterator<Item = String>) -> ExitCode {
     let arguments: Vec<String> = arguments.collect();
@@ -141,7 +144,8 @@ async fn attack(cluster: &mut Cluster, scenario: &Scenario) -> Result<Measured, 
     }
     let done = attacker.stop().await;
     let took = began.elapsed();
-    cluster.calm_down(CALM_TIME_MAX, scenario.makes_up).await?;
+    let limit = if scenario.leaves_traces { SPREAD_TIME_MAX } else { CALM_TIME_MAX };
+    cluster.calm_down(limit, scenario.makes_up).await?;
     let calm = Rates::measure_calm(cluster, ROUNDS / 2).await;
     let share = rates.share_of(&cluster.calm.joined(&calm));
     rates.failures.extend(calm.failures.iter().map(|failure| format!("after it {failure}")));

@@ -122,8 +122,11 @@ pub(crate) async fn serve(attack: Arc<Attack>, answers: Answers, stream: libp2p:
         };
         attack.did("asked");
         if let Some(bytes) = liar.answer(request) {
-            line.send(ANSWER, bytes).await?;
+            let sent = line.send(ANSWER, bytes).await;
             attack.did("answered");
+            // It may be too long to be taken.
+            attack.began();
+            sent?;
         }
         attack.began();
     }
