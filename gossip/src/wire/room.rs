@@ -2,7 +2,8 @@
 //!
 //! Credit bounds what one link holds, this what all of them hold together, however many there are. Who needs room waits for
 //! its turn. A peer has a share beyond which it waits for itself alone; and while somebody waits, a link that holds room and
-//! whose peer neither sends the rest nor reads is ended: nobody holds up the others by doing nothing. Peers are made up in no
+//! whose peer neither sends the rest nor reads is ended: nobody holds up the others by doing nothing, nor itself: what would
+//! go on with one of its links may lie in a socket that is not read, because of another that waits. Peers are made up in no
 //! time, and a crowd of them could do so in turn: those who have not come to an end with anything yet share a quarter.
 
 use std::collections::BTreeMap;
@@ -62,10 +63,22 @@ struct Stake {
 }
 
 /// Who waits, and so whose doing nothing is in the way.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Waiting {
+#[derive(Clone, Copy)]
+enum Waiting<'a> {
     Anybody,
     Unproven,
+    /// For the share of this peer.
+    Share(&'a Tenant),
+}
+
+impl Waiting<'_> {
+    fn is_held_up_by(self, stake: &Stake) -> bool {
+        match self {
+            Self::Anybody => true,
+            Self::Unproven => !stake.proven.load(Ordering::Relaxed),
+            Self::Share(tenant) => Arc::ptr_eq(&stake.proven, &tenant.proven),
+        }
+    }
 }
 
 /// One peer in a room, with all of its links.
@@ -121,8 +134,8 @@ impl Room {
         self.waits.load(Ordering::Relaxed)
     }
 
-    /// Waits for a part of some of this room, which others have too.
-    async fn acquire(&self, some: &Arc<Semaphore>, len: u32, waiting: Waiting) -> OwnedSemaphorePermit {
+    /// Waits for a part of some of this room.
+    async fn acquire(&self, some: &Arc<Semaphore>, len: u32, waiting: Waiting<'_>) -> OwnedSemaphorePermit {
         let part = some.clone().acquire_many_owned(len);
         tokio::pin!(part);
         if let std::task::Poll::Ready(part) = futures::poll!(&mut part) {
@@ -143,11 +156,11 @@ impl Room {
     }
 
     /// Ends the link that has done nothing for longest, if that is long enough and in the way of who waits.
-    fn end_idlest(&self, waiting: Waiting) {
+    fn end_idlest(&self, waiting: Waiting<'_>) {
         let stakes: Vec<Stake> = lock(&self.stakes).values().cloned().collect();
         let idlest = stakes
             .into_iter()
-            .filter(|stake| waiting == Waiting::Anybody || !stake.proven.load(Ordering::Relaxed))
+            .filter(|stake| waiting.is_held_up_by(stake))
             .filter_map(|Stake { link, proven }| Some((link.upgrade()?, proven)))
             .filter(|(link, _)| !link.has_ended() && link.idle(self.direction) >= PATIENCE)
             .max_by_key(|(link, _)| link.idle(self.direction));
@@ -214,8 +227,7 @@ impl Tenant {
     pub async fn take(&self, len: usize) -> Taken {
         let room = &self.room;
         let most = |len_max: usize| u32::try_from(len.min(len_max)).unwrap_or(u32::MAX);
-        // Nobody but this peer is in the way here.
-        let share = self.share.clone().acquire_many_owned(most(room.share_max)).await.expect("never closed");
+        let share = room.acquire(&self.share, most(room.share_max), Waiting::Share(self)).await;
         let unproven = if self.is_proven() {
             None
         } else {

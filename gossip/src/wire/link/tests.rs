@@ -1,4 +1,5 @@
 use bytes::Bytes;
+use futures::FutureExt;
 use tokio::io::DuplexStream;
 use tokio_util::compat::{Compat, TokioAsyncReadCompatExt};
 
@@ -192,6 +193,43 @@ async fn a_slow_frame_moves_and_an_ignorable_one_does_not() {
     assert_eq!(link.sender.moved() - before, PART as u64, "what has come of it is");
     peer.0.write_all(&[0; (1 << 20) - PART]).await.expect("room");
     assert_eq!(link.receiver.recv().await.expect("a frame").frame.payload.len(), 1 << 20);
+}
+
+/// A peer's other links may be why nothing more comes on one: what it would go on with lies in the same socket.
+#[tokio::test(start_paused = true)]
+async fn a_peer_whose_share_is_held_by_a_link_that_does_nothing_loses_that_link() {
+    const LEN: usize = 1 << 20;
+    let cost = frame::cost(0, LEN);
+    let room = Room::new(Direction::Incoming, 4 * cost, 2 * cost);
+    let (tenant, other) = (room.tenant(), room.tenant());
+    tenant.prove();
+    other.prove();
+    let open = async |tenant: &Tenant| {
+        let (near, far) = stream_pair();
+        let peer = Raw::greet(far).await;
+        (Link::open_as(near, config(), Some(tenant.clone())).await.expect("a hello came"), peer)
+    };
+    let start = [KIND, 0, 0, 0, 0, 0, 16, 0];
+    let (mut others, mut silent) = open(&other).await;
+    silent.0.write_all(&start).await.expect("room");
+    let mut stuck = Vec::new();
+    for _ in 0..2 {
+        let (link, mut peer) = open(&tenant).await;
+        peer.0.write_all(&start).await.expect("room");
+        stuck.push((link, peer));
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    let (mut link, mut peer) = open(&tenant).await;
+    let whole = data(LEN);
+    let (sent, received) = tokio::join!(peer.send(&whole), link.receiver.recv());
+    sent.expect("it is read");
+    assert_eq!(received.expect("a frame").frame.payload.len(), LEN);
+    let ended = stuck.iter().filter(|(link, _)| matches!(link.receiver.reason(), Some(LinkError::Hoarding)));
+    assert_eq!(ended.count(), 1);
+    assert!(
+        others.receiver.recv().now_or_never().is_none() && others.receiver.reason().is_none(),
+        "it is in nobody's way"
+    );
 }
 
 #[tokio::test]
