@@ -56,7 +56,7 @@ pub(crate) fn run(arguments: impl Iterator<Item = String>) -> ExitCode {
     let arguments: Vec<String> = arguments.collect();
     let wanted: Vec<&String> = arguments.iter().filter(|argument| !argument.starts_with('-')).collect();
     let is_wanted = |scenario: &&Scenario| match wanted.is_empty() {
-        true => !scenario.makes_up,
+        true => scenario.not_withstood.is_none(),
         false => wanted.iter().any(|part| scenario.name.contains(part.as_str())),
     };
     let chosen: Vec<&Scenario> = scenarios().filter(is_wanted).collect();
@@ -102,6 +102,11 @@ async fn judge_all(chosen: &[&Scenario]) -> Vec<String> {
             failures.extend(failed.into_iter().map(|failure| format!("{}: {failure}", scenario.name)));
             cluster = None;
             used = 0;
+        }
+    }
+    for (name, why) in scenarios().filter_map(|scenario| Some((scenario.name, scenario.not_withstood?))) {
+        if !chosen.iter().any(|scenario| scenario.name == name) {
+            println!("skipped: {name}: {why}");
         }
     }
     if duration().is_none() {

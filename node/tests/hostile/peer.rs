@@ -68,18 +68,28 @@ pub(crate) struct Scenario {
     pub(crate) moves_later: &'static [&'static str],
     /// Whether the victim has to come to it, so that it can.
     pub(crate) is_asked: bool,
-    /// Whether members are made up without end, which no cluster withstands yet: tried only where it is asked for by name, and
-    /// the cluster is of no more use then.
+    /// Whether members are made up without end: the cluster is of no more use then.
     pub(crate) makes_up: bool,
     /// Whether what is left of it stays: the next scenario has a cluster of its own.
     pub(crate) leaves_traces: bool,
+    /// Why it is tried only where it is asked for by name.
+    pub(crate) not_withstood: Option<&'static str>,
     /// Does it, for ever.
     pub(crate) run: fn(Arc<Attack>) -> BoxFuture<'static, ()>,
 }
 
 impl Scenario {
     pub(crate) const fn new(name: &'static str, run: fn(Arc<Attack>) -> BoxFuture<'static, ()>) -> Self {
-        Self { name, moves: &[], moves_later: &[], is_asked: false, makes_up: false, leaves_traces: false, run }
+        Self {
+            name,
+            moves: &[],
+            moves_later: &[],
+            is_asked: false,
+            makes_up: false,
+            leaves_traces: false,
+            not_withstood: None,
+            run,
+        }
     }
 
     pub(crate) const fn when_asked(self) -> Self {
@@ -87,7 +97,11 @@ impl Scenario {
     }
 
     pub(crate) const fn making_up(self) -> Self {
-        Self { makes_up: true, ..self }
+        Self { makes_up: true, not_withstood: Some("members that are made up stay for days"), ..self }
+    }
+
+    pub(crate) const fn not_withstood(self, why: &'static str) -> Self {
+        Self { not_withstood: Some(why), ..self }
     }
 
     pub(crate) const fn leaving_traces(self) -> Self {
