@@ -18,7 +18,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use p2p_gossip::kv::anti_entropy::Noted;
-use p2p_gossip::kv::flood::{Carried, Flood, Told};
+use p2p_gossip::kv::flood::{Carried, Flood, NAMES_TIME, Told};
 use p2p_gossip::kv::message::{self, Copy, Message};
 use p2p_gossip::kv::{Digest, Dot, Vector, Work};
 use p2p_gossip::swim::Name;
@@ -244,6 +244,9 @@ impl Task {
     async fn run(mut self, mut news: mpsc::Receiver<News>, mut fed: Fed, mut awaits: mpsc::Receiver<Await>) {
         let mut tick = tokio::time::interval(TELL_PERIOD);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let gathered = tokio::time::sleep(NAMES_TIME);
+        tokio::pin!(gathered);
+        let mut gathers = false;
         loop {
             tokio::select! {
                 // In this order: what is durable makes room for what comes.
@@ -255,7 +258,16 @@ impl Task {
                 Some(edge) = fed.edges.recv() => self.on_edge(edge),
                 Some(arrived) = fed.frames.recv() => self.on_frame(arrived.by, &arrived.frame),
                 Some(wanted) = awaits.recv() => self.on_await(wanted),
+                () = &mut gathered, if gathers => {
+                    let told = self.flood.take_names();
+                    self.carry(told);
+                    gathers = false;
+                }
                 _ = tick.tick() => self.on_tick(),
+            }
+            if !gathers && self.flood.has_names() {
+                gathered.as_mut().reset(tokio::time::Instant::now() + NAMES_TIME);
+                gathers = true;
             }
         }
     }

@@ -226,8 +226,17 @@ impl StateFile {
         let reads = Reads::start(&self.path, shared.clone())?;
         let began = Instant::now();
         let len_max = setup.len_max;
-        let writer =
-            Writer { map, shared: shared.clone(), durable, news, len_max, began, asked_at: began, busy_at: None };
+        let writer = Writer {
+            map,
+            shared: shared.clone(),
+            durable,
+            news,
+            len_max,
+            began,
+            asked_at: began,
+            applied_at: began,
+            busy_at: None,
+        };
         let thread = std::thread::Builder::new()
             .name("state-write".into())
             .spawn(move || {

@@ -34,6 +34,13 @@ pub const ANSWER_TIME_MAX: Duration = Duration::from_secs(10);
 /// A peer that has not answered, or not so that anything came of it, is not asked again for so long.
 pub const FAILED_TIME: Duration = Duration::from_secs(5);
 
+/// A peer of which little was missing, or nothing, is left alone for so long, and twice as long each time until it is much:
+/// while all write, no two copies come to the same, and what is missing is on its way.
+pub const FOUND_LITTLE_REST: Duration = Duration::from_secs(1);
+
+/// And no longer than this.
+pub const FOUND_LITTLE_REST_MAX: Duration = Duration::from_secs(8);
+
 /// A comparison that drops much waits so long for somebody else to say the same.
 pub const CONFIRM_TIME: Duration = Duration::from_secs(60);
 
@@ -189,6 +196,8 @@ struct Peer {
     checked: Option<Digest>,
     /// Not asked before.
     not_before: Time,
+    /// For how long it was left alone when little of it was missing.
+    rest: Duration,
 }
 
 /// What is under way.
@@ -203,6 +212,8 @@ struct Asking {
     /// And then at the latest.
     until_at_last: Time,
     begun: u32,
+    /// Answers that told of something missing.
+    found: u32,
     /// Keys that have no value any more by what was told key by key.
     dropped: u64,
     /// Whether it is about rows that differ though both have seen the same.
@@ -369,6 +380,7 @@ impl AntiEntropy {
             until,
             until_at_last,
             begun: 0,
+            found: 0,
             dropped: 0,
             mends,
             step: Step::Opening,
@@ -464,7 +476,8 @@ impl AntiEntropy {
                 return Ok(self.ask_keys(replica, buckets, differed + 1, now));
             }
             (Step::Keys { .. }, Said::Keys { keys, .. }) if keys.is_empty() => {
-                self.caught_up();
+                let is_much = asking.found > 1;
+                self.caught_up(is_much, now);
                 return Ok(None);
             }
             (Step::Keys { asked, buckets, .. }, Said::Keys { keys, part }) => {
@@ -476,8 +489,15 @@ impl AntiEntropy {
                     // That somebody else has to say the same first holds however it is told.
                     return Ok(self.send(Body::Open, Step::Opening, now));
                 }
+                asking.found += 1;
+                let new = replica.merge(tx, &keys, &theirs)?;
+                if replica.vector().covers(&theirs) {
+                    let is_much = asking.found > 1;
+                    self.caught_up(is_much, now);
+                    return Ok(None);
+                }
                 // Whoever tells nothing new is not asked for more of it.
-                if replica.merge(tx, &keys, &theirs)? > 0 || asked != *replica.vector() {
+                if new > 0 || asked != *replica.vector() {
                     return Ok(self.ask_keys(replica, buckets, 0, now));
                 }
                 None
@@ -533,7 +553,7 @@ impl AntiEntropy {
             false => self.adopt(replica, tx, who, closed, now)?,
         };
         if is_done {
-            self.caught_up();
+            self.caught_up(true, now);
         }
         Ok(is_done)
     }
@@ -593,9 +613,14 @@ impl AntiEntropy {
     }
 
     /// Nothing is missing here of what the peer has seen.
-    fn caught_up(&mut self) {
+    fn caught_up(&mut self, was_much: bool, now: Time) {
         let Some(asking) = self.asking.take() else { return };
         if let Some(peer) = self.peers.get_mut(&asking.with) {
+            peer.rest = match was_much {
+                true => Duration::ZERO,
+                false => (2 * peer.rest).clamp(FOUND_LITTLE_REST, FOUND_LITTLE_REST_MAX),
+            };
+            peer.not_before = now + peer.rest;
             peer.checked = peer.digest;
             (peer.differs, peer.unequal) = (None, None);
         }

@@ -37,6 +37,13 @@ const ASKED_PAUSE: (u32, u32) = (7, 3);
 /// For so long after a call or a write answering others is held back for those that may follow.
 const BUSY_TIME: Duration = Duration::from_millis(100);
 
+/// After others' writes were taken in the next wait so many times as long as that took, unless users write: where the disk is
+/// slow, or shared by many, they come in fewer transactions.
+const APPLIED_PAUSE: u32 = 2;
+
+/// And no longer than this.
+const APPLIED_PAUSE_MAX: Duration = Duration::from_millis(25);
+
 /// One part in so many of the room for the state that is left for what others write.
 const RESERVED_PART: u64 = 10;
 
@@ -305,6 +312,8 @@ pub(super) struct Writer {
     pub(super) began: Instant,
     /// When others are answered again.
     pub(super) asked_at: Instant,
+    /// When others' writes are taken in again.
+    pub(super) applied_at: Instant,
     /// When users or others have written last.
     pub(super) busy_at: Option<Instant>,
 }
@@ -362,9 +371,11 @@ impl Writer {
                 waiting.noted_at.map(|at| if waiting.todo.generation.is_some() { at } else { at + GATHER_TIME });
             let is_noted = !waiting.todo.is_nothing() && (waiting.close || noted_at.is_some_and(|at| at <= now));
             let asked_at = (!waiting.asked.is_empty()).then_some(self.asked_at);
+            let applied_at = (!waiting.applied.is_empty()).then_some(self.applied_at);
             let map_at = self.map_deadline();
-            let is_due = [asked_at, map_at].into_iter().flatten().any(|at| at <= now);
-            if is_noted || is_due || waiting.is_working() || !waiting.digests.is_empty() || waiting.close {
+            let is_due = [asked_at, applied_at, map_at].into_iter().flatten().any(|at| at <= now);
+            let is_told = !waiting.work.is_empty() || !waiting.digests.is_empty();
+            if is_noted || is_due || is_told || waiting.close {
                 let todo = is_noted.then(|| {
                     waiting.noted_at = None;
                     std::mem::take(&mut waiting.todo)
@@ -379,7 +390,7 @@ impl Writer {
                 let close = waiting.close && !waiting.is_working();
                 return Next { todo, work, close };
             }
-            let wake_at = [noted_at, asked_at, map_at].into_iter().flatten().min();
+            let wake_at = [noted_at, asked_at, applied_at, map_at].into_iter().flatten().min();
             waiting = match wake_at {
                 None => self.shared.wake.wait(waiting).unwrap_or_else(PoisonError::into_inner),
                 Some(at) => {
@@ -434,6 +445,10 @@ impl Writer {
             let is_busy = self.busy_at.is_some_and(|at| at.elapsed() < BUSY_TIME);
             let (pause, part) = ASKED_PAUSE;
             self.asked_at = if is_busy { Instant::now() + took * pause / part } else { began };
+        }
+        // Where there are very many each transaction is full all the same.
+        if (1..WORK_AT_ONCE / 2).contains(&applied) {
+            self.applied_at = Instant::now() + (took * APPLIED_PAUSE).min(APPLIED_PAUSE_MAX);
         }
         if committed.recovered.is_some() {
             calls.into_iter().for_each(|call| self.shared.end_call(call, Err(CallError::Recovered)));

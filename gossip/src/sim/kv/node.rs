@@ -9,7 +9,7 @@ use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 
 use crate::kv::anti_entropy::{Noted, Reply, Request};
-use crate::kv::flood::{Carried, Flood};
+use crate::kv::flood::{Carried, Flood, NAMES_TIME, Told};
 use crate::kv::{
     Call, Config, Damage, Digest, Effect, Entry, Epochs, Key, KvTx, Machine, Memory, Op, Replica, Token, Trouble,
     Vector, Work, WriteError, entry_of,
@@ -117,6 +117,8 @@ pub struct Kv {
     commits: Vec<Memory>,
     manner: Manner,
     flood: Flood,
+    /// When writes are told by name, if any are to be.
+    names_at: Time,
     edges: BTreeMap<Slot, Name>,
     work: Vec<Work>,
     commit: Option<Commit>,
@@ -195,6 +197,22 @@ impl Kv {
         }
     }
 
+    fn carry(&self, told: Told, actions: &mut Vec<Action<Frame>>) {
+        told.into_iter().for_each(|(to, carried)| self.send(to, Frame::Carried(carried), actions));
+    }
+
+    /// Tells of writes by name once enough time has gone by.
+    fn tell_names(&mut self, now: Time, actions: &mut Vec<Action<Frame>>) {
+        if self.names_at <= now {
+            let told = self.flood.take_names();
+            self.carry(told, actions);
+        }
+        self.names_at = match self.flood.has_names() {
+            true => self.names_at.min(now + NAMES_TIME),
+            false => Time::NEVER,
+        };
+    }
+
     fn open(&mut self, slot: Slot, name: Name) {
         self.close_name(name);
         self.edges.insert(slot, name);
@@ -250,9 +268,7 @@ impl Kv {
             Frame::Carried(carried) => {
                 let machine = &self.machine;
                 let (told, is_new) = self.flood.came(by, carried.clone(), |dot| machine.has_seen(dot));
-                for (to, carried) in told {
-                    self.send(to, Frame::Carried(carried), actions);
-                }
+                self.carry(told, actions);
                 if let (Carried::Write(dot, bytes), true) = (carried, is_new)
                     && let Some(op) = Op::decode(&bytes).ok().filter(|op| op.dot == dot)
                 {
@@ -335,9 +351,8 @@ impl Kv {
                 Effect::Called(number, Ok(None)) => self.events.push(KvEvent::Called(number, Outcome::Done(None))),
                 Effect::Called(number, Ok(Some(written))) => {
                     self.events.push(KvEvent::Called(number, Outcome::Done(Some(written.token))));
-                    for (to, carried) in self.flood.made(written.op.dot, written.bytes) {
-                        self.send(to, Frame::Carried(carried), actions);
-                    }
+                    let told = self.flood.made(written.op.dot, written.bytes);
+                    self.carry(told, actions);
                 }
                 Effect::Called(number, Err(error)) => {
                     self.events.push(KvEvent::Called(number, Outcome::Refused(error)));
@@ -396,6 +411,7 @@ impl Node for Kv {
         }
         self.end(now, actions);
         self.begin(now);
+        self.tell_names(now, actions);
     }
 
     fn deadline(&self) -> Time {
@@ -407,7 +423,7 @@ impl Node for Kv {
             None if self.work.is_empty() => self.machine.deadline().min(self.digest_at),
             None => Time::default(),
         };
-        self.members.deadline().min(mine)
+        self.members.deadline().min(mine).min(self.names_at)
     }
 }
 
@@ -453,6 +469,7 @@ impl Profile for Kv {
             commits,
             manner,
             flood: Flood::default(),
+            names_at: Time::NEVER,
             edges: BTreeMap::new(),
             work: Vec::new(),
             commit: None,

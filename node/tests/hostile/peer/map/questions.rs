@@ -25,8 +25,8 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
     Scenario::new("map-question-crowd", |a| Box::pin(crowd(a))).moving(&["p2p_kv_streams_refused"]),
     Scenario::new("map-question-open", |a| Box::pin(ask(a, |_| Body::Open))),
     Scenario::new("map-question-keys", |a| Box::pin(ask(a, |_| keys()))),
-    Scenario::new("map-question-look", |a| Box::pin(ask(a, |_| look(Range::ALL, 100_000)))),
-    Scenario::new("map-question-look-rows", |a| Box::pin(ask(a, |_| look_rows()))),
+    Scenario::new("map-question-look", |a| Box::pin(ask(a, |_| look(Range::ALL, RANGES_MAX)))),
+    Scenario::new("map-question-look-rows", |a| Box::pin(ask(a, |_| look_rows(RANGES_MAX)))),
     Scenario::new("map-question-close", |a| Box::pin(ask(a, Body::Close))),
 ];
 
@@ -35,6 +35,9 @@ const LANES: usize = 2;
 
 /// Bytes of a question after which it is none.
 const QUESTION_LEN_MAX: usize = 16 << 20;
+
+/// Ranges of a question after which it is none.
+const RANGES_MAX: usize = 1 << 16;
 
 /// A stream by hand, after both hellos.
 async fn greeted(member: &Member) -> std::io::Result<Wire> {
@@ -63,12 +66,15 @@ async fn lie(attack: Arc<Attack>, what: &'static str, lie: fn(usize) -> Lie) {
 
 fn garbage(n: usize) -> Lie {
     let bytes = super::super::frames::garbage(n);
-    match n % 6 {
+    let long = |body| p2p_gossip::kv::anti_entropy::Request { to: nobody(0), number: 1, body }.encode().to_vec();
+    match n % 7 {
         0 => (QUESTION, vec![1], bytes),
         1 => (QUESTION, vec![1], Vec::new()),
         2 => (QUESTION, vec![2], bytes),
         3 => (QUESTION, vec![0], Vec::new()),
         4 => (super::ANSWER, vec![1], bytes),
+        // Short enough for one frame, but with too many parts.
+        5 => (QUESTION, vec![1], long(look_rows(RANGES_MAX + 1))),
         _ => (QUESTION, vec![1, 1], bytes),
     }
 }
@@ -118,8 +124,8 @@ fn look(range: Range, count: usize) -> Body {
 }
 
 /// To tell all rows very often.
-fn look_rows() -> Body {
-    Body::Look { divided: Vec::new(), wanted: vec![Wanted { range: Range::ALL, after: None }; 100_000], end_of: None }
+fn look_rows(count: usize) -> Body {
+    Body::Look { divided: Vec::new(), wanted: vec![Wanted { range: Range::ALL, after: None }; count], end_of: None }
 }
 
 /// Questions as long as they may be, with as much in them as can be said in so many bytes.
