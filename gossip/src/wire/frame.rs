@@ -27,6 +27,9 @@ pub const KIND_FIRST_FREE: u8 = 16;
 /// header it still fits one message of libp2p's Noise, which takes 64,511 bytes.
 pub const WRITE_LEN_MAX: usize = 62 << 10;
 
+/// Payloads up to this length, in bytes, are written with their header: each write is a message of its own below.
+const JOINED_LEN_MAX: usize = 4 << 10;
+
 /// Longest frame of an unknown, ignorable type, head and payload, in bytes. It is read and thrown away.
 pub const SKIPPED_LEN_MAX: usize = 64 << 10;
 
@@ -190,13 +193,21 @@ pub(super) async fn write<W: AsyncWrite + Unpin>(
 ) -> std::io::Result<()> {
     let head_len = u16::try_from(frame.head.len()).map_err(std::io::Error::other)?;
     let payload_len = u32::try_from(frame.payload.len()).map_err(std::io::Error::other)?;
-    let mut start = Vec::with_capacity(HEADER_LEN + frame.head.len());
+    let (short, long) = match frame.payload.len() <= JOINED_LEN_MAX {
+        true => (&frame.payload[..], &[][..]),
+        false => (&[][..], &frame.payload[..]),
+    };
+    let mut start = Vec::with_capacity(HEADER_LEN + frame.head.len() + short.len());
     start.extend_from_slice(&[frame.kind, frame.flags]);
     start.extend_from_slice(&head_len.to_le_bytes());
     start.extend_from_slice(&payload_len.to_le_bytes());
     start.extend_from_slice(&frame.head);
+    start.extend_from_slice(short);
     writer.write_all(&start).await?;
-    for part in frame.payload.chunks(WRITE_LEN_MAX) {
+    if !short.is_empty() {
+        moved(short.len());
+    }
+    for part in long.chunks(WRITE_LEN_MAX) {
         writer.write_all(part).await?;
         moved(part.len());
     }

@@ -39,7 +39,7 @@ const BUSY_TIME: Duration = Duration::from_millis(100);
 
 /// After others' writes were taken in the next wait so many times as long as that took, unless users write: where the disk is
 /// slow, or shared by many, they come in fewer transactions.
-const APPLIED_PAUSE: u32 = 2;
+const APPLIED_PAUSE: u32 = 4;
 
 /// And no longer than this.
 const APPLIED_PAUSE_MAX: Duration = Duration::from_millis(25);
