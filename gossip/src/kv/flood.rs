@@ -247,7 +247,7 @@ mod tests {
             seen.insert(dot);
             let told = flood.made(dot, Bytes::from_static(b"bytes"));
             self.under_way.extend(told.into_iter().map(|(to, carried)| (by, to, carried)));
-            while !self.under_way.is_empty() {
+            loop {
                 while let Some((from, to, carried)) = self.under_way.pop_front() {
                     self.whole += usize::from(matches!(carried, Carried::Write(..)));
                     self.come(from, to, carried);
@@ -255,6 +255,9 @@ mod tests {
                 for (name, (flood, _)) in &mut self.nodes {
                     let told = flood.take_names().into_iter();
                     self.under_way.extend(told.map(|(to, carried)| (*name, to, carried)));
+                }
+                if self.under_way.is_empty() {
+                    break;
                 }
             }
             assert!(self.nodes.values().all(|(_, seen)| seen.contains(&dot)), "it is everywhere");

@@ -197,16 +197,17 @@ fn what_would_drop_much_key_by_key_is_compared_and_confirmed_like_all_else() {
         Told { key: key.clone(), entry: Entry::default(), dots: [dot].into_iter().collect() }
     };
     let mut told = (0..).zip(&keys).map(|(n, key)| gone(n, key));
-    let part = |asker: &Asker, seen: u64| {
+    // More than is told at once, so that the rest is asked for.
+    let part = |asker: &Asker| {
         let mut part = asker.node.replica.vector().clone();
-        part.join(&Vector::of(Seen::new(seen, &[]).map(|seen| (actor(9), seen))));
+        part.join(&Vector::of(Seen::new(KEYS, &[]).map(|seen| (actor(9), seen))));
         part
     };
     let mut seen = 0;
     loop {
         let keys: Vec<Told> = told.by_ref().take(400).collect();
         seen += keys.len() as u64;
-        let part = part(&asker, seen);
+        let part = part(&asker);
         assert!(asker.answer(Said::Keys { keys, part }));
         match asker.body() {
             Some(Body::Keys(_)) => assert!(seen <= DROPPED_MAX, "{seen} keys are gone"),
