@@ -260,6 +260,10 @@ pub(crate) enum Torture {
         /// Take up the run of such a file
         #[arg(long, value_name = "FILE", conflicts_with = "progress")]
         resume: Option<PathBuf>,
+        /// The p2p-node to run; several are run in turn, node by node, so that versions are mixed [default: the one beside
+        /// this program, or P2P_NODE_BIN]
+        #[arg(long, value_name = "FILE")]
+        node_bin: Vec<PathBuf>,
         /// Keep every call and fault in FILE, one JSON document a line [default: those since the last look at everything, in
         /// the network's folder]
         #[arg(long, value_name = "FILE")]

@@ -48,8 +48,8 @@ pub struct ClusterConfig {
     pub dir: PathBuf,
     /// Nodes wanted. Of an existing network all are started, and more are added if it has fewer.
     pub nodes: u32,
-    /// The p2p-node to run; None looks where the commands look.
-    pub node_bin: Option<PathBuf>,
+    /// The p2p-node to run; several are run in turn, node by node, so that versions are mixed; none looks where the commands look.
+    pub node_bins: Vec<PathBuf>,
     /// More keys for the `config.toml` of every node that is made.
     pub config: toml::Table,
     /// More arguments for every `p2p-node run`.
@@ -106,12 +106,12 @@ impl Cluster {
     /// When there is no p2p-node to run.
     pub fn new(config: ClusterConfig) -> Result<Self> {
         let dir = Dir::new(&config.dir)?;
-        let node_bin = match config.node_bin {
-            Some(path) => path,
-            None => launch::find_node()?,
+        let node_bins = match config.node_bins.is_empty() {
+            true => vec![launch::find_node()?],
+            false => config.node_bins,
         };
         let seed = config.seed.unwrap_or_else(|| seed_of(&dir));
-        let launcher = Launcher { node_bin, extra_args: config.extra_args, plain: config.plain };
+        let launcher = Launcher { node_bins, extra_args: config.extra_args, plain: config.plain };
         let ClusterConfig { config, mode, force, .. } = config;
         Ok(Self { dir, launcher, config, mode, seed, force, held: Vec::new(), reserved: Vec::new() })
     }

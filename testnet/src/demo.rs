@@ -150,7 +150,7 @@ pub async fn run(options: Options, say: impl Fn(&str)) -> Result<Report> {
     let config = ClusterConfig {
         dir: path,
         nodes: options.nodes,
-        node_bin: options.node_bin.clone(),
+        node_bins: options.node_bin.iter().cloned().collect(),
         mode: Mode::Held,
         seed: Some(options.seed),
         ..ClusterConfig::default()

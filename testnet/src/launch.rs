@@ -78,11 +78,11 @@ pub fn write_config(home: &Path, index: u32, port: u16, more: &toml::Table) -> R
         .map_err(|error| failed("a node's configuration cannot be written", &path, &error))
 }
 
-/// Starts nodes with one executable.
+/// Starts nodes.
 #[derive(Clone, Debug)]
 pub struct Launcher {
-    /// The p2p-node.
-    pub node_bin: PathBuf,
+    /// The p2p-node of node 0, of node 1, and so on, and again from the first.
+    pub node_bins: Vec<PathBuf>,
     /// More arguments for every `p2p-node run`.
     pub extra_args: Vec<OsString>,
     /// Without the door by which nodes are hurt.
@@ -129,7 +129,7 @@ impl Launcher {
         }
         let output = match timeout(INIT_LIMIT, command.output()).await {
             Err(_) => return Err(Problem::new(Code::TimedOut, "p2p-node init does not come to its end")),
-            Ok(output) => output.map_err(|error| self.not_executable(&error))?,
+            Ok(output) => output.map_err(|error| self.not_executable(home, &error))?,
         };
         if !output.status.success() {
             return Err(init_failed(&String::from_utf8_lossy(&output.stderr), output.status));
@@ -166,7 +166,7 @@ impl Launcher {
         let stdout = log.try_clone().map_err(|error| failed("a node's log cannot be shared", home, &error))?;
         // Its own group, so that Ctrl-C in a terminal reaches only the command, which then ends the nodes in order.
         let child = command.process_group(0).stdin(stdin).stdout(stdout).stderr(log).spawn();
-        let mut child = child.map_err(|error| self.not_executable(&error))?;
+        let mut child = child.map_err(|error| self.not_executable(home, &error))?;
         let stdin = child.stdin.take();
         match child.id().and_then(ProcessId::of) {
             Some(id) => Ok(Running { id, home: home.to_owned(), log_start, child, _stdin: stdin }),
@@ -177,8 +177,14 @@ impl Launcher {
         }
     }
 
+    fn node_bin(&self, home: &Path) -> &Path {
+        let number = home.file_name().and_then(|name| name.to_str()?.rsplit_once('-')?.1.parse::<usize>().ok());
+        let turn = number.unwrap_or(0) % self.node_bins.len().max(1);
+        self.node_bins.get(turn).map_or(Path::new("p2p-node"), PathBuf::as_path)
+    }
+
     fn command(&self, verb: &str, home: &Path) -> Command {
-        let mut command = Command::new(&self.node_bin);
+        let mut command = Command::new(self.node_bin(home));
         // The user's own node may be configured through the environment, which would outrank the homes' files here.
         for (name, _) in env::vars_os() {
             let text = name.to_string_lossy();
@@ -190,8 +196,8 @@ impl Launcher {
         command
     }
 
-    fn not_executable(&self, error: &io::Error) -> Problem {
-        failed("p2p-node cannot be run", &self.node_bin, error).hint("cargo build --workspace")
+    fn not_executable(&self, home: &Path, error: &io::Error) -> Problem {
+        failed("p2p-node cannot be run", self.node_bin(home), error).hint("cargo build --workspace")
     }
 }
 
@@ -323,10 +329,19 @@ mod tests {
         assert_eq!(read["storage_max"].as_str(), Some("1GiB"));
     }
 
+    #[test]
+    fn programs_take_turns_by_the_number_of_the_node() {
+        let node_bins = vec!["/a".into(), "/b".into(), "/c".into()];
+        let launcher = Launcher { node_bins, extra_args: Vec::new(), plain: false };
+        for (home, program) in [("/net/node-0", "/a"), ("/net/node-2", "/c"), ("/net/node-4", "/b"), ("/copy", "/a")] {
+            assert_eq!(launcher.node_bin(Path::new(home)), Path::new(program), "{home}");
+        }
+    }
+
     #[tokio::test]
     async fn a_node_that_ends_at_once_is_reported_with_what_it_said() {
         let temp = tempfile::tempdir().expect("a temporary folder");
-        let launcher = Launcher { node_bin: "/bin/ls".into(), extra_args: Vec::new(), plain: false };
+        let launcher = Launcher { node_bins: vec!["/bin/ls".into()], extra_args: Vec::new(), plain: false };
         let mut running = launcher.start(temp.path(), true).expect("ls is everywhere");
         let deadline = Instant::now() + Duration::from_secs(10);
         let Err(NotReady::Ended(problem)) = running.ready(deadline).await else { panic!("ls is no node") };

@@ -211,7 +211,7 @@ async fn torture_it(what: Torture, dir: Option<PathBuf>, json: bool, say: Say) -
             report::print(&if json { report::json(&report)? } else { report.text() })?;
             report.verdict()
         }
-        Torture::Kv { cycles, seed, nodes, mix, clients, progress, resume, history, record } => {
+        Torture::Kv { cycles, seed, nodes, mix, clients, progress, resume, node_bin, history, record } => {
             let (progress, resume) = progress_of(progress, resume);
             let options = torture::kv::Options {
                 dir,
@@ -223,7 +223,7 @@ async fn torture_it(what: Torture, dir: Option<PathBuf>, json: bool, say: Say) -
                 progress,
                 resume,
                 history,
-                node_bin: None,
+                node_bins: node_bin,
             };
             let report = torture::kv::run(options, say).await?;
             // Shown before it is recorded: a full disk must not cost the figures.

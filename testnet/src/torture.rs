@@ -207,7 +207,7 @@ impl Torture {
         ClusterConfig {
             dir: self.scratch.path().join(name),
             nodes,
-            node_bin: Some(self.programs.node.clone()),
+            node_bins: vec![self.programs.node.clone()],
             config,
             ..ClusterConfig::default()
         }

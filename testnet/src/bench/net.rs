@@ -44,7 +44,7 @@ impl Net {
         let config = ClusterConfig {
             dir: dir.join("net"),
             nodes,
-            node_bin: Some(programs.node.clone()),
+            node_bins: vec![programs.node.clone()],
             config,
             plain,
             ..ClusterConfig::default()

@@ -86,8 +86,8 @@ pub struct Options {
     pub resume: bool,
     /// File for every call and every fault; None keeps those of the last epoch in the network's folder.
     pub history: Option<PathBuf>,
-    /// The p2p-node to run; None looks where the commands look.
-    pub node_bin: Option<PathBuf>,
+    /// The p2p-node to run; several are run in turn, node by node; none looks where the commands look.
+    pub node_bins: Vec<PathBuf>,
 }
 
 /// What was done and found.
@@ -350,7 +350,11 @@ pub async fn run(options: Options, say: fn(&str)) -> Result<Report> {
     if !(NODES_MIN..=NODES_MAX).contains(&options.nodes) {
         return Err(usage(format!("nodes are {NODES_MIN} to {NODES_MAX}, not {}", options.nodes)));
     }
-    let node_bin = options.node_bin.map_or_else(launch::find_node, Ok)?;
+    // Before anything is made.
+    let node_bins = if options.node_bins.is_empty() { vec![launch::find_node()?] } else { options.node_bins };
+    if let Some(missing) = node_bins.iter().find(|path| !path.is_file()) {
+        return Err(usage(format!("--node-bin names no file: {}", missing.display())));
+    }
     let (progress, header, totals) = match options.resume {
         true => Progress::take_up(&options.progress, options.cycles, |kind| matches!(kind, Kind::Kv { .. }))?,
         false => {
@@ -370,7 +374,7 @@ pub async fn run(options: Options, say: fn(&str)) -> Result<Report> {
     let mut config = toml::Table::new();
     config.insert("profile".to_owned(), "local".into());
     let dir = scratch.path().join("net");
-    let config = ClusterConfig { dir, nodes, node_bin: Some(node_bin), config, ..ClusterConfig::default() };
+    let config = ClusterConfig { dir, nodes, node_bins, config, ..ClusterConfig::default() };
     let history = options.history;
     let mut torture = Torture { seed, nodes, mix, clients, scratch, progress, totals, history, say };
     let mut net = Cluster::up(config).await?;

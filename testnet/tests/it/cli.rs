@@ -19,8 +19,8 @@ struct World {
 
 async fn world(nodes: u32) -> World {
     let temp = TempDir::new().expect("a temporary folder");
-    let node_bin = Some(node_bin().to_owned());
-    let config = ClusterConfig { dir: temp.path().join("net"), nodes, node_bin, ..ClusterConfig::default() };
+    let node_bins = vec![node_bin().to_owned()];
+    let config = ClusterConfig { dir: temp.path().join("net"), nodes, node_bins, ..ClusterConfig::default() };
     World { cluster: Cluster::up(config).await.expect("a network"), temp }
 }
 

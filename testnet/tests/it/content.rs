@@ -22,8 +22,8 @@ struct Net {
 
 async fn net(nodes: u32) -> Net {
     let temp = TempDir::new().expect("a temporary folder");
-    let node_bin = Some(node_bin().to_owned());
-    let config = ClusterConfig { dir: temp.path().join("net"), nodes, node_bin, ..ClusterConfig::default() };
+    let node_bins = vec![node_bin().to_owned()];
+    let config = ClusterConfig { dir: temp.path().join("net"), nodes, node_bins, ..ClusterConfig::default() };
     Net { cluster: Cluster::up(config).await.expect("a network"), temp }
 }
 
@@ -301,8 +301,8 @@ async fn a_network_that_was_killed_whole_comes_back_with_everything() {
         net.cluster.kill(node).await.expect("it runs");
     }
     drop(net.cluster);
-    let node_bin = Some(node_bin().to_owned());
-    let config = ClusterConfig { dir: net.temp.path().join("net"), nodes: 3, node_bin, ..ClusterConfig::default() };
+    let node_bins = vec![node_bin().to_owned()];
+    let config = ClusterConfig { dir: net.temp.path().join("net"), nodes: 3, node_bins, ..ClusterConfig::default() };
     let cluster = Cluster::up(config).await.expect("the same network");
     for node in 0..3 {
         for file in &files {

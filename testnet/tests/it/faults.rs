@@ -16,8 +16,8 @@ use super::{Net, node_bin, said, states};
 const PATIENCE: Duration = Duration::from_secs(90);
 
 async fn up(temp: &TempDir, nodes: u32) -> Cluster {
-    let node_bin = Some(node_bin().to_owned());
-    let config = ClusterConfig { dir: temp.path().join("net"), nodes, node_bin, ..ClusterConfig::default() };
+    let node_bins = vec![node_bin().to_owned()];
+    let config = ClusterConfig { dir: temp.path().join("net"), nodes, node_bins, ..ClusterConfig::default() };
     Cluster::up(config).await.expect("a network")
 }
 

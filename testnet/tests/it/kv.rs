@@ -34,8 +34,8 @@ async fn net(nodes: u32) -> Net {
 
 async fn configured(nodes: u32, config: toml::Table) -> Net {
     let temp = TempDir::new().expect("a temporary folder");
-    let node_bin = Some(node_bin().to_owned());
-    let config = ClusterConfig { dir: temp.path().join("net"), nodes, node_bin, config, ..ClusterConfig::default() };
+    let node_bins = vec![node_bin().to_owned()];
+    let config = ClusterConfig { dir: temp.path().join("net"), nodes, node_bins, config, ..ClusterConfig::default() };
     Net { cluster: Cluster::up(config).await.expect("a network"), temp }
 }
 

@@ -10,8 +10,8 @@ use tempfile::TempDir;
 use super::{node_bin, wait_gone};
 
 fn config(temp: &TempDir, nodes: u32) -> ClusterConfig {
-    let node_bin = Some(node_bin().to_owned());
-    ClusterConfig { dir: temp.path().join("net"), nodes, node_bin, ..ClusterConfig::default() }
+    let node_bins = vec![node_bin().to_owned()];
+    ClusterConfig { dir: temp.path().join("net"), nodes, node_bins, ..ClusterConfig::default() }
 }
 
 fn processes(cluster: &Cluster) -> Vec<ProcessId> {
