@@ -319,6 +319,9 @@ impl Task {
             Ok(Message::Copy(copy)) => {
                 neighbour.copy = Some(copy);
                 self.state.work(Work::Digest(by, copy.digest));
+                if copy.digest == self.digest {
+                    self.join_with(by);
+                }
             }
             Ok(Message::Confirm(dots)) => {
                 let (durable, later): (Vec<Dot>, Vec<Dot>) = dots.into_iter().partition(|dot| self.seen.contains(dot));

@@ -36,7 +36,11 @@ async fn configured(nodes: u32, config: toml::Table) -> Net {
     let temp = TempDir::new().expect("a temporary folder");
     let node_bins = vec![node_bin().to_owned()];
     let config = ClusterConfig { dir: temp.path().join("net"), nodes, node_bins, config, ..ClusterConfig::default() };
-    Net { cluster: Cluster::up(config).await.expect("a network"), temp }
+    let net = Net { cluster: Cluster::up(config).await.expect("a network"), temp };
+    for node in 0..nodes {
+        net.until_here(node).await;
+    }
+    net
 }
 
 /// A network whose nodes keep few writes for those who are away.
@@ -57,6 +61,15 @@ impl Net {
 
     fn cli(&self, node: u32, args: &[&str]) -> Output {
         Command::new(cli_bin()).arg("--home").arg(self.home(node)).args(args).output().expect("p2p-cli runs")
+    }
+
+    /// Waits until a node has all that was there when it came, and answers.
+    async fn until_here(&self, node: u32) {
+        let deadline = Instant::now() + LIMIT;
+        while self.client(node).status().await.is_ok_and(|status| status.kv == KvState::Joining) {
+            assert!(Instant::now() < deadline, "node {node} has no map");
+            sleep(PAUSE).await;
+        }
     }
 
     /// Waits until these nodes hold equal maps, and they are this.
