@@ -134,7 +134,7 @@ impl std::fmt::Debug for All {
 impl Collector for All {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
         let Counted { exchange, streams, net, members, api, kv, state } = &self.counted;
-        let (map, cache) = (state.map(), state.watched());
+        let (map, cache) = (state.map(), state.cache());
         let counters = exchange_counters(exchange)
             .into_iter()
             .chain(stream_counters(streams))

@@ -28,7 +28,7 @@ use map::Map;
 use reads::{Cache, Reads};
 use writer::{Shared, Todo, Writer};
 
-pub(crate) use reads::{Page, ReadError};
+pub(crate) use reads::{Page, ReadError, Watch};
 pub(crate) use writer::{CallError, Called, MapState, News};
 
 /// Name of the file in the home.
@@ -379,8 +379,13 @@ impl State {
         self.reads.keys(page).await
     }
 
-    /// Which keys have changed, and what was read from memory.
-    pub(crate) fn watched(&self) -> &Cache {
+    /// Begins to watch what changes.
+    pub(crate) fn watch(&self) -> Watch {
+        Watch::new(self.shared.clone())
+    }
+
+    /// What is kept in memory of what was read.
+    pub(crate) fn cache(&self) -> &Cache {
         &self.shared.cache
     }
 

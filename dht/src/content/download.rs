@@ -3,6 +3,7 @@
 #![expect(clippy::disallowed_methods, reason = "the shell: reads the clock for the machine")]
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::ops::Range as Span;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -41,7 +42,9 @@ pub struct GetOptions {
 pub struct Download {
     /// Length of the whole file in bytes.
     pub file_len: u64,
-    bytes: mpsc::Receiver<Result<Bytes, ContentError>>,
+    /// Which bytes of it are wanted.
+    wanted: Span<u64>,
+    leaves: mpsc::Receiver<Result<Object, ContentError>>,
 }
 
 impl Download {
@@ -50,7 +53,8 @@ impl Download {
     /// # Errors
     /// Why it cannot be had.
     pub async fn next(&mut self) -> Option<Result<Bytes, ContentError>> {
-        self.bytes.recv().await
+        let leaf = self.leaves.recv().await?;
+        Some(leaf.map(|leaf| clip(&leaf, &self.wanted)))
     }
 }
 
@@ -60,19 +64,11 @@ impl<S: ObjectStore, L: Locator> Content<S, L> {
     /// # Errors
     /// When it cannot be found, or nothing of it can be had.
     pub async fn get(&self, root: RootId, options: GetOptions) -> Result<Download, ContentError> {
-        let (mut begun, range) = self.begin(root, Wanted::Bytes(options.range), options.cache, options.stall).await?;
-        let (sender, bytes) = mpsc::channel(1);
-        let file_len = begun.file_len;
-        let end = range.end.unwrap_or(file_len).min(file_len);
-        tokio::spawn(async move {
-            while let Some(object) = begun.objects.recv().await {
-                let clipped = object.map(|object| clip(&object, range.start, end));
-                if sender.send(clipped).await.is_err() {
-                    return;
-                }
-            }
-        });
-        Ok(Download { file_len, bytes })
+        let Range { start, end } = options.range;
+        let Begun { file_len, objects } =
+            self.begin(root, Wanted::Bytes(options.range), options.cache, options.stall).await?;
+        let wanted = start..end.unwrap_or(file_len).min(file_len);
+        Ok(Download { file_len, wanted, leaves: objects })
     }
 
     /// All indexes of a file, or its only leaf: what names its objects.
@@ -80,7 +76,7 @@ impl<S: ObjectStore, L: Locator> Content<S, L> {
     /// # Errors
     /// When the file cannot be found, or one of them cannot be had.
     pub(super) async fn indexes(&self, root: RootId, stall: Duration) -> Result<Vec<Object>, ContentError> {
-        let (mut begun, _) = self.begin(root, Wanted::Indexes, true, stall).await?;
+        let mut begun = self.begin(root, Wanted::Indexes, true, stall).await?;
         let mut indexes = Vec::new();
         while let Some(object) = begun.objects.recv().await {
             indexes.push(object?);
@@ -88,17 +84,7 @@ impl<S: ObjectStore, L: Locator> Content<S, L> {
         Ok(indexes)
     }
 
-    async fn begin(
-        &self,
-        root: RootId,
-        wanted: Wanted,
-        cache: bool,
-        stall: Duration,
-    ) -> Result<(Begun, Range), ContentError> {
-        let range = match wanted {
-            Wanted::Bytes(range) => range,
-            Wanted::Indexes => Range::ALL,
-        };
+    async fn begin(&self, root: RootId, wanted: Wanted, cache: bool, stall: Duration) -> Result<Begun, ContentError> {
         let config = GetConfig { me: self.locator.me(), stall, window: WINDOW_LEN, geometry: GEOMETRY };
         let (found, begun) = oneshot::channel();
         let (deliver, objects) = mpsc::channel(1);
@@ -117,15 +103,15 @@ impl<S: ObjectStore, L: Locator> Content<S, L> {
         };
         tokio::spawn(run.run(get, deliver));
         let file_len = begun.await.map_err(|_gone| ContentError::Stopping)??;
-        Ok((Begun { file_len, objects }, range))
+        Ok(Begun { file_len, objects })
     }
 }
 
 /// The part of a leaf that lies in a range.
-fn clip(leaf: &Object, start: u64, end: u64) -> Bytes {
+fn clip(leaf: &Object, wanted: &Span<u64>) -> Bytes {
     let offset = leaf.reference().offset;
-    let from = start.saturating_sub(offset).min(leaf.reference().len);
-    let to = end.saturating_sub(offset).min(leaf.reference().len);
+    let from = wanted.start.saturating_sub(offset).min(leaf.reference().len);
+    let to = wanted.end.saturating_sub(offset).min(leaf.reference().len);
     leaf.payload().slice(from as usize..to.max(from) as usize)
 }
 

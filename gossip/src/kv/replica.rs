@@ -6,7 +6,7 @@
 //! again whenever others are told of them; what does not come to the same is [`Damage`], after which the store is built again
 //! from what is left of it ([`Replica::recover`]).
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
 use bytes::{BufMut, Bytes, BytesMut};
@@ -39,6 +39,9 @@ pub struct Digest {
 /// Writes that are dropped from the log at once.
 const TRIMMED_AT_ONCE: usize = 1024;
 
+/// Bytes of changed rows up to which it is remembered what they say.
+const CHANGED_LEN_MAX: usize = 1 << 20;
+
 /// Rows that are read at once.
 pub(super) const ROWS_AT_ONCE: usize = 256;
 
@@ -51,7 +54,9 @@ pub struct Replica {
     sums: KeptSums,
     /// What the transaction has changed.
     changed_actors: BTreeSet<Actor>,
-    changed_keys: BTreeSet<Key>,
+    changed_rows: BTreeMap<Key, Option<Entry>>,
+    /// Bytes of those whose entries are remembered.
+    changed_len: usize,
     /// Of whom more was seen in transactions that are finished.
     learned: BTreeSet<Actor>,
     /// The comparison with another that is under way.
@@ -149,7 +154,8 @@ impl Replica {
             vector: Vector::default(),
             sums: KeptSums::default(),
             changed_actors: BTreeSet::new(),
-            changed_keys: BTreeSet::new(),
+            changed_rows: BTreeMap::new(),
+            changed_len: 0,
             learned: BTreeSet::new(),
             session: None,
         }
@@ -195,9 +201,11 @@ impl Replica {
         self.len() == 0
     }
 
-    /// Keys whose rows have changed since this was asked last.
-    pub fn take_changed(&mut self) -> BTreeSet<Key> {
-        std::mem::take(&mut self.changed_keys)
+    /// Keys whose rows have changed since this was asked last, and what is held of them now; None where there are too many to
+    /// remember it.
+    pub fn take_changed(&mut self) -> BTreeMap<Key, Option<Entry>> {
+        self.changed_len = 0;
+        std::mem::take(&mut self.changed_rows)
     }
 
     /// Whatever was seen of those of whom more was seen since this was asked last.
@@ -391,7 +399,8 @@ impl Replica {
             return Ok(false);
         }
         self.sums.change_row(place.leaf(), before.as_ref(), after.as_ref());
-        self.changed_keys.insert(key.clone());
+        self.changed_len += row.as_ref().map_or(0, |(bytes, _)| bytes.len());
+        self.changed_rows.insert(key.clone(), (self.changed_len <= CHANGED_LEN_MAX).then(|| entry.clone()));
         tx.set_row(place, key, row.as_ref().map(|(bytes, _)| bytes))?;
         Ok(true)
     }

@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use super::{Handle, stopping};
 use crate::error::store_problem;
 use crate::kv::ACKS_MAX;
-use crate::state::{CallError, Page, ReadError, State};
+use crate::state::{CallError, Page, ReadError, State, Watch};
 
 /// Longest wait for other nodes to have a write on their disks, unless a request says otherwise.
 const SPREAD_TIME: Duration = Duration::from_secs(10);
@@ -165,14 +165,15 @@ impl Handle {
     pub(crate) fn kv_watch(&self, prefix: String, since: Option<&str>) -> Result<KvWatch, Problem> {
         self.map_is_here()?;
         let state = self.inner.state.clone();
+        let watch = state.watch();
         let cursor = match since {
-            None => state.watched().now(),
+            None => watch.now(),
             Some(id) => id.parse().map_err(|_no_cursor| {
                 Problem::new(Code::Usage, format!("{id:?} is no id of an event"))
                     .hint("Leave it out to watch from now on.")
             })?,
         };
-        Ok(KvWatch { state, cursor, prefix, left: VecDeque::new(), stopping: self.inner.stopping.clone() })
+        Ok(KvWatch { state, watch, cursor, prefix, left: VecDeque::new(), stopping: self.inner.stopping.clone() })
     }
 
     /// A copy of the map as it is now, without anything that says whose it is; it is gone from the folder already. One at a
@@ -241,6 +242,7 @@ impl Handle {
 /// Changes as they come.
 pub(crate) struct KvWatch {
     state: State,
+    watch: Watch,
     cursor: Cursor,
     prefix: String,
     left: VecDeque<KvEvent>,
@@ -252,7 +254,7 @@ impl KvWatch {
     pub(crate) async fn next(&mut self) -> Option<KvEvent> {
         while self.left.is_empty() {
             let News { is_lossy, keys, cursor } = tokio::select! {
-                news = self.state.watched().after(&mut self.cursor, &self.prefix) => news,
+                news = self.watch.after(&mut self.cursor, &self.prefix) => news,
                 () = self.stopping.cancelled() => return None,
             };
             let id = cursor.to_string();

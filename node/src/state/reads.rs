@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use p2p_dht::store::{StoreError, StoreResult};
@@ -40,6 +40,8 @@ pub(crate) struct Cache {
     inner: Mutex<Cached>,
     /// How often anything has changed.
     version: watch::Sender<u64>,
+    /// Those who watch.
+    watches: AtomicUsize,
     /// Reads that were answered from memory.
     pub(crate) hits: AtomicU64,
     /// Reads that were not.
@@ -70,23 +72,29 @@ impl Cache {
         Self {
             inner: Mutex::new(cached),
             version: watch::Sender::new(0),
+            watches: AtomicUsize::new(0),
             hits: AtomicU64::new(0),
             misses: AtomicU64::new(0),
         }
     }
 
-    /// These keys are something else now, durably; where the map has begun anew, others may be, too.
-    pub(super) fn changed(&self, keys: Vec<Key>, is_new: bool) {
-        if keys.is_empty() && !is_new {
+    /// These keys are something else now, durably; where the map has begun anew, others may be, too. What is known of those that
+    /// were read lately stays in memory, and of all as long as anybody watches, who would read each of them at once.
+    pub(super) fn changed(&self, changed: BTreeMap<Key, Option<Entry>>, is_new: bool) {
+        if changed.is_empty() && !is_new {
             return;
         }
+        let is_watched = self.watches.load(Ordering::Relaxed) > 0;
         let mut cached = self.lock();
         cached.version += 1;
         if is_new {
             (cached.len, cached.entries, cached.used) = (0, HashMap::new(), VecDeque::new());
         }
-        for key in keys {
-            cached.forget(&key);
+        for (key, entry) in changed {
+            let was_read = cached.forget(&key);
+            if let Some(entry) = entry.filter(|_| was_read || is_watched) {
+                cached.keep(key.clone(), Arc::new(entry));
+            }
             cached.changes.add(key);
         }
         let version = cached.version;
@@ -119,17 +127,31 @@ impl Cache {
         }
     }
 
+    fn lock(&self) -> MutexGuard<'_, Cached> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Somebody who watches.
+pub(crate) struct Watch(Arc<Shared>);
+
+impl Watch {
+    pub(super) fn new(shared: Arc<Shared>) -> Self {
+        shared.cache.watches.fetch_add(1, Ordering::Relaxed);
+        Self(shared)
+    }
+
     /// Where whoever begins to watch now has heard all.
     pub(crate) fn now(&self) -> Cursor {
-        self.lock().changes.now()
+        self.cache().lock().changes.now()
     }
 
     /// Waits until there is news of keys that begin so.
     pub(crate) async fn after(&self, cursor: &mut Cursor, prefix: &str) -> News {
-        let mut version = self.version.subscribe();
+        let mut version = self.cache().version.subscribe();
         loop {
             version.borrow_and_update();
-            let news = self.lock().changes.since(*cursor, prefix, 1);
+            let news = self.cache().lock().changes.since(*cursor, prefix, 1);
             *cursor = news.cursor;
             if news.is_lossy || !news.keys.is_empty() {
                 return news;
@@ -140,8 +162,14 @@ impl Cache {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Cached> {
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    fn cache(&self) -> &Cache {
+        &self.0.cache
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        self.cache().watches.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -172,10 +200,11 @@ impl Cached {
         }
     }
 
-    fn forget(&mut self, key: &Key) {
-        if let Some((entry, _)) = self.entries.remove(key) {
-            self.len -= cost(key, &entry);
-        }
+    /// Whether it was there.
+    fn forget(&mut self, key: &Key) -> bool {
+        let found = self.entries.remove(key);
+        self.len -= found.as_ref().map_or(0, |(entry, _)| cost(key, entry));
+        found.is_some()
     }
 }
 
@@ -284,11 +313,12 @@ fn in_one_read<R>(
     run: impl FnOnce(&mut KvTables) -> Result<R, Trouble<rusqlite::Error>>,
 ) -> Result<R, ReadError> {
     let failed = |tables: &KvTables, error| ReadError::Store(store_error(tables.db(), &error));
-    tables.db().execute_batch("BEGIN").map_err(|error| failed(tables, error))?;
+    let step = |tables: &KvTables, sql| tables.db().prepare_cached(sql)?.execute([]);
+    step(tables, "BEGIN").map_err(|error| failed(tables, error))?;
     let done = run(tables);
-    let ended = tables.db().execute_batch("COMMIT").map_err(|error| failed(tables, error));
+    let ended = step(tables, "COMMIT").map_err(|error| failed(tables, error));
     match done {
-        Ok(done) => ended.map(|()| done),
+        Ok(done) => ended.map(|_| done),
         Err(Trouble::Damage(damage)) => Err(ReadError::Damaged(damage)),
         Err(Trouble::Store(error)) => Err(failed(tables, error)),
     }
@@ -362,13 +392,44 @@ mod tests {
     fn what_was_read_before_a_change_is_not_kept_after_it() {
         let cache = Cache::new(1);
         let version = cache.version();
-        cache.changed(vec![key(1)], false);
+        cache.changed([(key(1), None)].into(), false);
         cache.keep(key(1), Arc::default(), version);
         assert!(cache.get(&key(1)).is_none());
         cache.keep(key(1), Arc::default(), cache.version());
         assert!(cache.get(&key(1)).is_some());
-        cache.changed(Vec::new(), true);
+        cache.changed(BTreeMap::new(), true);
         assert!(cache.get(&key(1)).is_none());
+    }
+
+    #[tokio::test]
+    async fn what_changes_while_somebody_watches_is_in_memory_as_the_file_says_it() {
+        let home = tempfile::tempdir().expect("a folder");
+        let setup = MapSetup { peer: Name([1; 32]), log_keep: 9, len_max: 1 << 30, is_alone: true };
+        let (state, mut begun) = StateFile::open(home.path()).expect("made").run(setup).expect("threads");
+        tokio::spawn(async move { while begun.news.recv().await.is_some() {} });
+        let put = async |value: Option<&'static str>, write| {
+            let call = |number| Work::Call(Call { number, key: key(1), value: value.map(Bytes::from), write });
+            state.call(call).await.expect("done").expect("taken")
+        };
+        let misses = || state.cache().misses.load(Ordering::Relaxed);
+        let held = Write::Held { force: false };
+        put(Some("unwatched"), held.clone()).await;
+        assert_eq!(state.cache().lock().entries.len(), 0, "nobody reads it");
+        let watch = state.watch();
+        for (value, write, siblings) in
+            [(Some("one"), held, 1), (Some("two"), Write::Beside, 2), (None, Write::Held { force: true }, 0)]
+        {
+            put(value, write).await;
+            let before = misses();
+            let kept = state.entry(&key(1)).await.expect("read");
+            assert_eq!((kept.siblings().len(), misses()), (siblings, before));
+            state.cache().changed([(key(1), None)].into(), false);
+            assert_eq!(state.entry(&key(1)).await.expect("read"), kept, "of the file");
+            assert_eq!(misses(), before + 1);
+        }
+        drop(watch);
+        assert_eq!(state.cache().watches.load(Ordering::Relaxed), 0);
+        state.close().await;
     }
 
     #[tokio::test]
@@ -377,7 +438,8 @@ mod tests {
         let setup = MapSetup { peer: Name([1; 32]), log_keep: 9, len_max: 1 << 30, is_alone: true };
         let (state, mut begun) = StateFile::open(home.path()).expect("made").run(setup).expect("threads");
         tokio::spawn(async move { while begun.news.recv().await.is_some() {} });
-        let mut cursor = state.watched().now();
+        let watch = state.watch();
+        let mut cursor = watch.now();
         let put = async |n: usize, value: Option<&'static str>| {
             let write = Write::Held { force: false };
             let call = |number| Work::Call(Call { number, key: key(n), value: value.map(Bytes::from), write });
@@ -387,7 +449,7 @@ mod tests {
             assert!(state.entry(&key(n)).await.expect("read").siblings().is_empty());
             put(n, Some("value")).await.expect("taken");
             assert_eq!(state.entry(&key(n)).await.expect("read").siblings().len(), 1, "at once");
-            let news = state.watched().after(&mut cursor, "key").await;
+            let news = watch.after(&mut cursor, "key").await;
             assert_eq!((news.is_lossy, news.keys), (false, vec![key(n)]));
         }
         put(1, None).await.expect("taken");
@@ -398,7 +460,7 @@ mod tests {
         let nothing = Page { prefix: "kez".into(), after: None, limit: 9 };
         assert_eq!(state.keys(nothing).await.expect("read"), []);
         let waits = tokio::time::timeout(Duration::from_millis(10), async {
-            state.watched().after(&mut cursor, "other").await;
+            watch.after(&mut cursor, "other").await;
         });
         assert!(waits.await.is_err(), "nothing there has changed");
         state.close().await;

@@ -10,7 +10,7 @@ use bytes::BytesMut;
 use libp2p::Multiaddr;
 use p2p_dht::store::{StoreError, StoreResult};
 use p2p_gossip::kv::anti_entropy::{Noted, Reply, Request};
-use p2p_gossip::kv::{Damage, Digest, Effect, Key, Vector, Work, WriteError, Written};
+use p2p_gossip::kv::{Damage, Digest, Effect, Vector, Work, WriteError, Written};
 use p2p_gossip::swim::{Fact, Name, Time};
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -480,7 +480,7 @@ impl Writer {
     fn tell(&mut self, committed: Committed) {
         let Committed { effects, recovered, is_new } = committed;
         let replica = self.map.machine_mut().replica_mut();
-        let changed: Vec<Key> = replica.take_changed().into_iter().collect();
+        let changed = replica.take_changed();
         let learned = replica.take_learned();
         let learned = if is_new { replica.vector().clone() } else { learned };
         let digest = replica.digest();
@@ -578,7 +578,7 @@ fn number_of(work: &Work) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use bytes::Bytes;
-    use p2p_gossip::kv::{Actor, Dot, Dots, Op};
+    use p2p_gossip::kv::{Actor, Dot, Dots, Key, Op};
 
     use super::*;
 

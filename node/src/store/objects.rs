@@ -193,11 +193,11 @@ impl Reader {
 
     /// Answers a query from one consistent state; what came of it, and how to tell the caller.
     pub(super) fn run(&mut self, job: ReadJob) -> (StoreResult<()>, Box<dyn FnOnce()>) {
-        let answer = match self.view.db.execute_batch("BEGIN") {
-            Ok(()) => job(Ok(&mut self.view)),
-            Err(error) => job(Err(store_error(&self.view.db, &error))),
+        let answer = match self.view.run("BEGIN", []) {
+            Ok(_) => job(Ok(&mut self.view)),
+            Err(error) => job(Err(error)),
         };
-        if let Err(error) = self.view.db.execute_batch("COMMIT") {
+        if let Err(error) = self.view.run("COMMIT", []) {
             tracing::warn!(%error, "cannot end a read");
             let _ = self.view.db.execute_batch("ROLLBACK");
         }

@@ -34,7 +34,7 @@ enum Command {
 
 pub(super) struct Threads {
     writer: mpsc::Sender<Command>,
-    readers: Mutex<Option<mpsc::Sender<ReadJob>>>,
+    readers: async_channel::Sender<ReadJob>,
     handles: Mutex<Vec<JoinHandle<()>>>,
 }
 
@@ -48,8 +48,7 @@ impl Threads {
         let path: PathBuf = home.join(FILE_NAME);
         let writer = Writer::open(&path, setup, room.clone())?;
         let (writer_queue, commands) = mpsc::channel(WRITE_QUEUE_LEN);
-        let (reader_queue, queries) = mpsc::channel(WRITE_QUEUE_LEN);
-        let queries = Arc::new(Mutex::new(queries));
+        let (readers, queries) = async_channel::bounded(WRITE_QUEUE_LEN);
         let mut handles = Vec::with_capacity(READERS + 1);
         for n in 0..READERS {
             let reader = Reader::open(&path, setup, room.clone())?;
@@ -57,7 +56,7 @@ impl Threads {
             handles.push(spawn(format!("objects-read-{n}"), move || read_all(reader, &queries, &failed))?);
         }
         handles.push(spawn("objects-write".into(), move || write_all(writer, commands, &failed))?);
-        Ok(Self { writer: writer_queue, readers: Mutex::new(Some(reader_queue)), handles: Mutex::new(handles) })
+        Ok(Self { writer: writer_queue, readers, handles: Mutex::new(handles) })
     }
 
     pub(super) async fn write(&self, job: WriteJob) -> StoreResult<()> {
@@ -65,9 +64,7 @@ impl Threads {
     }
 
     pub(super) async fn read(&self, job: ReadJob) -> StoreResult<()> {
-        let queue = self.readers.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let queue = queue.ok_or(StoreError::Closed)?;
-        queue.send(job).await.map_err(|_gone| StoreError::Closed)
+        self.readers.send(job).await.map_err(|_gone| StoreError::Closed)
     }
 
     pub(super) async fn give_back_space(&self) {
@@ -78,7 +75,7 @@ impl Threads {
     }
 
     pub(super) async fn close(&self) {
-        self.readers.lock().unwrap_or_else(PoisonError::into_inner).take();
+        self.readers.close();
         let _ = self.writer.send(Command::Close).await;
         let handles = std::mem::take(&mut *self.handles.lock().unwrap_or_else(PoisonError::into_inner));
         let join = move || handles.into_iter().for_each(|handle| drop(handle.join()));
@@ -99,10 +96,8 @@ fn fail(failed: &Failed, error: StoreError) {
     failed.send_if_modified(|known| known.is_none() && known.replace(error).is_none());
 }
 
-fn read_all(mut reader: Reader, queries: &Mutex<mpsc::Receiver<ReadJob>>, failed: &Failed) {
-    loop {
-        let job = queries.lock().unwrap_or_else(PoisonError::into_inner).blocking_recv();
-        let Some(job) = job else { return };
+fn read_all(mut reader: Reader, queries: &async_channel::Receiver<ReadJob>, failed: &Failed) {
+    while let Ok(job) = queries.recv_blocking() {
         let (outcome, tell) = reader.run(job);
         match outcome {
             Err(error) if error.is_final() => fail(failed, error),

@@ -64,7 +64,7 @@ pub(crate) fn build(
     counters: &Arc<NetCounters>,
 ) -> Swarm<Behaviour> {
     let me = keypair.public().to_peer_id();
-    let tcp = tcp::tokio::Transport::new(tcp::Config::default()).map_err(Unreachable).upgrade(Version::V1);
+    let tcp = tcp::tokio::Transport::new(tcp::Config::default()).map_err(Unreachable).upgrade(Version::V1Lazy);
     let transport = match cables {
         Some(cables) => multiplexed(tcp.authenticate(Cabled { admission, cables }), counters),
         None => multiplexed(tcp.authenticate(admission), counters),

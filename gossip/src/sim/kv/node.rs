@@ -321,7 +321,7 @@ impl Kv {
 
     /// What the transaction keeps.
     fn kept(&mut self) -> KvEvent {
-        let changed = self.machine.replica_mut().take_changed().into_iter();
+        let changed = self.machine.replica_mut().take_changed().into_keys();
         let rows = changed.map(|key| {
             // What it says itself is to be judged, not what it makes sure of.
             let row = self.store.row(&key).ok().flatten();

@@ -79,14 +79,16 @@ impl Counted for () {
     }
 }
 
-impl Tx {
+impl<W> View<W> {
     pub(super) fn run(&self, sql: &str, params: impl Params) -> StoreResult<usize> {
         self.db
             .prepare_cached(sql)
             .and_then(|mut statement| statement.execute(params))
             .map_err(|error| store_error(&self.db, &error))
     }
+}
 
+impl Tx {
     /// Adds what has passed since the last time to the clock that outlives the process, and writes the row.
     pub(super) fn save_state(&mut self, now: Duration) -> StoreResult<()> {
         self.writing.state.run_time += now.saturating_sub(self.writing.noted);
