@@ -96,7 +96,12 @@ impl Search {
                 self.stage = Stage::Reliable;
                 let mut closest = self.closest(members);
                 closest.retain(|peer| !standing.failed.contains(peer));
-                closest.sort_by_key(|peer| !standing.reliable.contains(peer));
+                let is_stranger = |peer: &PeerId| !standing.reliable.contains(peer);
+                // The rest has it only if one of these had no room for it or was away.
+                let count = closest.len().min(placement::REPLICAS_DEFAULT as usize);
+                let (likely, spare) = closest.split_at_mut(count);
+                likely.sort_by_key(is_stranger);
+                spare.sort_by_key(is_stranger);
                 Step::Likely(self.name(closest))
             }
             Stage::Reliable => {
@@ -205,6 +210,17 @@ mod tests {
         assert_eq!(search.next(&members, &standing), Step::Unlikely(nth(&[70])));
         assert_eq!(search.next(&members, &standing), Step::Likely(nth(&[0, 4])), "they are the closest all the same");
         assert_eq!(search.next(&members, &standing), Step::Locate);
+    }
+
+    #[test]
+    fn who_should_have_it_is_asked_before_who_is_spare() {
+        let members: Vec<PeerId> = (0..100).map(peer).collect();
+        let closest = placement::closest(&key(), members.clone(), 5);
+        let reliable = [closest[1], closest[2], closest[4]].into_iter().collect();
+        let mut search = Search::new(key(), []);
+        assert_eq!(search.next(&members, &Standing::default()), Step::Likely(vec![]));
+        let expected = [1, 2, 0, 4, 3].map(|n| closest[n]).to_vec();
+        assert_eq!(search.next(&members, &Standing { reliable, ..Standing::default() }), Step::Likely(expected));
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Finding the root object: one member after the other, the likely first, and soon a second one beside one that is slow.
 //!
-//! A crowd of strangers may stand closest to any key, and be silent. So where a stranger is asked, those who have been
-//! reliable are asked at once whether they have it, and who says so need not wait for anybody's silence.
+//! A crowd of strangers may stand closest to any key, and be silent. So where a stranger does not answer soon, those who have
+//! been reliable are asked whether they have it, and who says so need not wait for anybody's silence.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
@@ -19,6 +19,10 @@ const PATIENCE: Duration = Duration::from_millis(150);
 /// Likewise, where something comes, though slowly: a root object may be a whole leaf on a slow line.
 const PATIENCE_HEARD: Duration = Duration::from_secs(2);
 
+/// A stranger that is silent for so long has those asked who have been reliable. Any honest one on a near line has answered by
+/// then: to ask them at once made of one question of most gets a dozen, and brought every second root object twice.
+const PATIENCE_STRANGER: Duration = Duration::from_millis(50);
+
 /// Members that are asked for the root object at once.
 const ASKED_MAX: usize = 3;
 
@@ -30,6 +34,8 @@ pub(super) struct Hunt {
     /// Asked for it, since when, and when anything was last heard of them.
     asked: BTreeMap<PeerId, (Instant, Instant)>,
     last_asked: Instant,
+    /// Since when somebody is asked who has not been reliable.
+    stranger_since: Option<Instant>,
     /// They said to have it.
     promised: BTreeSet<PeerId>,
     /// Asked whether they have it, since then.
@@ -46,6 +52,7 @@ impl Hunt {
             queue: VecDeque::new(),
             asked: BTreeMap::new(),
             last_asked: now,
+            stranger_since: None,
             promised: BTreeSet::new(),
             awaiting: None,
             unsure: false,
@@ -61,6 +68,7 @@ impl Hunt {
 
     pub(super) fn excuse(&mut self, lag: Duration, now: Instant) {
         self.last_asked = (self.last_asked + lag).min(now);
+        self.stranger_since = self.stranger_since.map(|since| (since + lag).min(now));
         for (since, heard) in self.asked.values_mut() {
             (*since, *heard) = ((*since + lag).min(now), (*heard + lag).min(now));
         }
@@ -130,7 +138,15 @@ impl Get {
         hunt.asked.insert(peer, (now, now));
         hunt.last_asked = now;
         self.effects.push(Effect::Fetch(peer, vec![Want::Root]));
-        if peer == self.config.me || self.standing.reliable.contains(&peer) || hunt.awaiting.is_some() {
+        if peer != self.config.me && !self.standing.reliable.contains(&peer) {
+            hunt.stranger_since.get_or_insert(now);
+        }
+    }
+
+    /// Asks those who have been reliable, once a stranger was silent for too long.
+    fn ask_reliable(&mut self, now: Instant) {
+        let Some(hunt) = &mut self.hunt else { return };
+        if hunt.awaiting.is_some() || hunt.stranger_since.is_none_or(|since| now < since + PATIENCE_STRANGER) {
             return;
         }
         let reliable = hunt.search.reliable(&self.members, &self.standing);
@@ -217,6 +233,7 @@ impl Get {
             let anew = Hunt::new(&self.root, self.config.me, now);
             *hunt = Hunt { asked: std::mem::take(&mut hunt.asked), ..anew };
         }
+        self.ask_reliable(now);
         self.hunt_root(now);
     }
 }

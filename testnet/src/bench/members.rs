@@ -152,7 +152,7 @@ impl Options {
 pub struct Extent {
     /// Nodes to stop for good.
     pub silents: u32,
-    /// How often each thing is said.
+    /// How often each thing is said, and on how many networks gets are measured.
     pub repeats: u32,
     /// How long two halves are kept apart.
     pub apart: Duration,
