@@ -48,10 +48,22 @@ impl AsRef<str> for ProtocolName {
 pub(crate) enum AdmissionError {
     /// The other side has another key, or spoke no Noise.
     #[error("the handshake failed: {0}")]
-    Noise(#[from] noise::Error),
+    Noise(#[source] noise::Error),
+    /// The connection ended. On its own, because `noise::Error` hides it from whoever asks for the cause.
+    #[error("the connection ended in the handshake: {0}")]
+    Ended(#[source] std::io::Error),
     /// The key was taken off the list while the handshake began.
     #[error("the key is no longer accepted")]
     Gone,
+}
+
+impl From<noise::Error> for AdmissionError {
+    fn from(error: noise::Error) -> Self {
+        match error {
+            noise::Error::Io(error) => Self::Ended(error),
+            other => Self::Noise(other),
+        }
+    }
 }
 
 impl Admission {

@@ -64,11 +64,7 @@ pub(crate) fn build(
     counters: &Arc<NetCounters>,
 ) -> Swarm<Behaviour> {
     let me = keypair.public().to_peer_id();
-    let tcp = tcp::tokio::Transport::new(tcp::Config::default()).map_err(Unreachable).upgrade(Version::V1Lazy);
-    let transport = match cables {
-        Some(cables) => multiplexed(tcp.authenticate(Cabled { admission, cables }), counters),
-        None => multiplexed(tcp.authenticate(admission), counters),
-    };
+    let transport = transport(admission, cables, counters);
     let limits = connection_limits::ConnectionLimits::default()
         .with_max_established(Some(CONNECTIONS_MAX))
         .with_max_established_per_peer(Some(CONNECTIONS_PER_PEER_MAX))
@@ -86,6 +82,19 @@ pub(crate) fn build(
         .with_idle_connection_timeout(IDLE_TIME_MAX)
         .with_substream_upgrade_protocol_override(Version::V1Lazy);
     Swarm::new(transport, behaviour, me, config)
+}
+
+/// Makes connections: TCP, the handshake, and streams.
+pub(super) fn transport(
+    admission: Admission,
+    cables: Option<Arc<Cables>>,
+    counters: &Arc<NetCounters>,
+) -> Boxed<(PeerId, StreamMuxerBox)> {
+    let tcp = tcp::tokio::Transport::new(tcp::Config::default()).map_err(Unreachable).upgrade(Version::V1Lazy);
+    match cables {
+        Some(cables) => multiplexed(tcp.authenticate(Cabled { admission, cables }), counters),
+        None => multiplexed(tcp.authenticate(admission), counters),
+    }
 }
 
 /// Puts streams on connections that have passed the handshake.
