@@ -20,7 +20,7 @@ const PATIENCE: Duration = Duration::from_millis(150);
 const PATIENCE_HEARD: Duration = Duration::from_secs(2);
 
 /// A stranger that is silent for so long has those asked who have been reliable. Any honest one on a near line has answered by
-/// then: to ask them at once made of one question of most gets a dozen, and brought every second root object twice.
+/// then: to ask them at once makes up to sixteen questions more, and may bring the root object twice.
 const PATIENCE_STRANGER: Duration = Duration::from_millis(50);
 
 /// Members that are asked for the root object at once.

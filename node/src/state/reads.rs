@@ -366,7 +366,7 @@ mod tests {
     use p2p_gossip::kv::{Call, Work, Write};
     use p2p_gossip::swim::Name;
 
-    use super::super::{MapSetup, StateFile};
+    use super::super::{MapSetup, State, StateFile};
     use super::*;
 
     fn key(n: usize) -> Key {
@@ -401,12 +401,18 @@ mod tests {
         assert!(cache.get(&key(1)).is_none());
     }
 
-    #[tokio::test]
-    async fn what_changes_while_somebody_watches_is_in_memory_as_the_file_says_it() {
+    /// An empty map in a folder of its own.
+    fn opened() -> (tempfile::TempDir, State) {
         let home = tempfile::tempdir().expect("a folder");
         let setup = MapSetup { peer: Name([1; 32]), log_keep: 9, len_max: 1 << 30, is_alone: true };
         let (state, mut begun) = StateFile::open(home.path()).expect("made").run(setup).expect("threads");
         tokio::spawn(async move { while begun.news.recv().await.is_some() {} });
+        (home, state)
+    }
+
+    #[tokio::test]
+    async fn what_changes_while_somebody_watches_is_in_memory_as_the_file_says_it() {
+        let (_home, state) = opened();
         let put = async |value: Option<&'static str>, write| {
             let call = |number| Work::Call(Call { number, key: key(1), value: value.map(Bytes::from), write });
             state.call(call).await.expect("done").expect("taken")
@@ -434,10 +440,7 @@ mod tests {
 
     #[tokio::test]
     async fn what_was_acknowledged_is_read_listed_and_heard_of() {
-        let home = tempfile::tempdir().expect("a folder");
-        let setup = MapSetup { peer: Name([1; 32]), log_keep: 9, len_max: 1 << 30, is_alone: true };
-        let (state, mut begun) = StateFile::open(home.path()).expect("made").run(setup).expect("threads");
-        tokio::spawn(async move { while begun.news.recv().await.is_some() {} });
+        let (_home, state) = opened();
         let watch = state.watch();
         let mut cursor = watch.now();
         let put = async |n: usize, value: Option<&'static str>| {
