@@ -102,8 +102,15 @@ impl<K: Keys> Machine<K> {
         self.own.stood_still(at.now);
         self.revoke_own_words();
         let (period, config) = (self.config.period, self.config);
-        let mut acquitted = Vec::new();
+        let (mut acquitted, mut overdue) = (Vec::new(), Vec::new());
         for link in self.links.iter_mut() {
+            if link.first && link.next <= at.now && link.is_watched() && link.is_met() {
+                // Asked at once, and from then on not all at the same time.
+                link.next = at.now + self.rng.random_range(Duration::ZERO..period);
+                if link.waiting.is_none() {
+                    overdue.push(link.member);
+                }
+            }
             if let Some(waiting) = &mut link.waiting {
                 waiting.due = waiting.due.max(at.now + config.answer_max);
             } else if link.next != Time::NEVER && !link.first {
@@ -126,6 +133,9 @@ impl<K: Keys> Machine<K> {
         }
         for member in acquitted {
             self.event(Event::Suspected(member, false));
+        }
+        for member in overdue {
+            self.ping(at, member);
         }
         self.health.check_at = self.health.check_at.max(at.now + period);
         self.deadline = at.now;

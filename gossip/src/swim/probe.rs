@@ -61,6 +61,7 @@ impl<K: Keys> Machine<K> {
         if link.is_watched() && !link.first {
             if answered {
                 link.completed_at = at.now;
+                link.answer_times.relax(&config);
             }
             link.next = at.now + config.period + link.answer_times.limit(&config);
         } else if !link.is_watched() {
@@ -83,7 +84,8 @@ impl<K: Keys> Machine<K> {
             link.asked = None;
             link.answered = took <= late_after;
             link.lateness.note(at.now, !link.answered, config.period.mul_f32(stretch));
-            link.answer_times.add(took);
+            // Longer is silence, and says nothing of how long answers take.
+            link.answer_times.add(took.min(config.answer_max));
         }
         let Some(waiting) = link.waiting.filter(|waiting| waiting.number == number) else { return };
         link.waiting = None;
