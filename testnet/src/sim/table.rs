@@ -33,7 +33,7 @@ const fn part(scenario: Scenario, nodes: usize, seeds: u64) -> Part {
 }
 
 /// All that is run, the quick first.
-const PARTS: [Part; 26] = [
+const PARTS: [Part; 27] = [
     part(Scenario::Idle, 1000, 1),
     part(Scenario::Idle, 10_000, 1),
     part(Scenario::Crash, 100, 10),
@@ -41,6 +41,7 @@ const PARTS: [Part; 26] = [
     part(Scenario::SilentCrash, 100, 25),
     part(Scenario::SilentCrash, 1000, 25),
     Part { beside: 5, ..part(Scenario::SilentCrash, 10_000, 25) },
+    part(Scenario::Stops, 48, 100),
     part(Scenario::Facts, 100, 20),
     part(Scenario::Facts, 1000, 10),
     part(Scenario::Facts, 10_000, 4),
@@ -108,7 +109,7 @@ const fn line(scenario: Scenario, nodes: usize, figure: &'static str, of: Of, mo
     Line { scenario, nodes, figure, of, most }
 }
 
-const LINES: [Line; 75] = [
+const LINES: [Line; 78] = [
     line(Scenario::Crash, 100, "down at every node", Of::P99, Some(0.5)),
     line(Scenario::Crash, 1000, "down at every node", Of::P99, Some(0.5)),
     line(Scenario::Crash, 100, "not down everywhere", Of::Sum, Some(0.0)),
@@ -121,6 +122,9 @@ const LINES: [Line; 75] = [
     line(Scenario::SilentCrash, 10_000, "down at every node", Of::P999, Some(5.0)),
     line(Scenario::SilentCrash, 10_000, "not down everywhere", Of::Sum, Some(0.0)),
     line(Scenario::SilentCrash, 100, "not down everywhere", Of::Sum, Some(0.0)),
+    line(Scenario::Stops, 48, "down at every node", Of::Median, Some(3.3)),
+    line(Scenario::Stops, 48, "down at every node", Of::P999, Some(5.0)),
+    line(Scenario::Stops, 48, "not down everywhere", Of::Sum, Some(0.0)),
     line(Scenario::SilentCrash, 1000, "not down everywhere", Of::Sum, Some(0.0)),
     line(Scenario::Stall, 100, "stalls of 2 s", Of::Sum, None),
     line(Scenario::Stall, 100, "downs in 2 s", Of::Sum, Some(0.0)),

@@ -31,6 +31,8 @@ pub enum Scenario {
     SilentCrash,
     /// Processes stand still for two seconds, and for eight.
     Stall,
+    /// Processes stand still until all take them for down, one after the other.
+    Stops,
     /// Everybody loses three packets of ten for an hour.
     Loss,
     /// Lifeguard's grid: a part of all stands still again and again, for shorter and longer.
@@ -59,10 +61,11 @@ pub enum Scenario {
 
 impl Scenario {
     /// All.
-    pub const ALL: [Scenario; 15] = [
+    pub const ALL: [Scenario; 16] = [
         Scenario::Crash,
         Scenario::SilentCrash,
         Scenario::Stall,
+        Scenario::Stops,
         Scenario::Loss,
         Scenario::Lifeguard,
         Scenario::Asymmetric,
@@ -83,6 +86,7 @@ impl Scenario {
             Scenario::Crash => "crash",
             Scenario::SilentCrash => "silent-crash",
             Scenario::Stall => "stall",
+            Scenario::Stops => "stops",
             Scenario::Loss => "loss",
             Scenario::Lifeguard => "lifeguard",
             Scenario::Asymmetric => "asymmetric",
@@ -102,6 +106,7 @@ impl Scenario {
     pub fn nodes(self) -> Option<usize> {
         Some(match self {
             Scenario::Crash | Scenario::SilentCrash | Scenario::Stall | Scenario::Loss => 100,
+            Scenario::Stops => 48,
             Scenario::Lifeguard => 128,
             Scenario::Facts | Scenario::Leave | Scenario::Survivors | Scenario::Orphan => 100,
             Scenario::Asymmetric | Scenario::Heal | Scenario::MassRestart | Scenario::Idle => 1000,
@@ -115,7 +120,7 @@ impl Scenario {
         match self {
             Scenario::Lifeguard => grid::ANOMALOUS_MAX + 1,
             Scenario::Asymmetric | Scenario::Orphan => 20,
-            Scenario::MassRestart | Scenario::Facts | Scenario::Heal => 4,
+            Scenario::MassRestart | Scenario::Facts | Scenario::Heal | Scenario::Stops => 4,
             _ => 2,
         }
     }
@@ -176,6 +181,7 @@ fn run_with<P: Profile>(scenario: Scenario, nodes: usize, seed: u64) -> Figures 
         Scenario::Orphan => losses::orphan::<P>(setup),
         Scenario::Leave => losses::leave::<P>(setup),
         Scenario::Stall => stalls::run::<P>(setup),
+        Scenario::Stops => stalls::for_good::<P>(setup),
         Scenario::Lifeguard => grid::run::<P>(setup),
         Scenario::Loss => faults::loss::<P>(setup),
         Scenario::Asymmetric => faults::asymmetric::<P>(setup),

@@ -5,9 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use rand::seq::IndexedRandom;
 
-use super::awaited::Awaited;
 use super::scenario::{self, Protocol, Scenario};
 use super::*;
 use crate::sim::{Happened, Links, Slot};
@@ -377,26 +375,6 @@ fn whatever_happens_all_agree_in_the_end() {
 
 #[test]
 fn who_stands_still_for_good_is_down_in_five_seconds_however_many_did_before() {
-    // What answers take is remembered of whoever answered late because it stood still; that may not slow down the next verdict.
-    const STOPS: usize = 60;
-    for seed in 0..10 {
-        let mut cluster = formed(48, seed);
-        let mut last = Slot(0);
-        for stop in 0..STOPS {
-            let others: Vec<Slot> = cluster.running().into_iter().filter(|slot| *slot != last).collect();
-            let slot = *others.choose(&mut cluster.rng).expect("many");
-            let (member, began) = (cluster.member(slot), cluster.world.now());
-            let mut awaited = Awaited::new(&[State::Down]);
-            let stay: Vec<Slot> = cluster.running().into_iter().filter(|other| *other != slot).collect();
-            awaited.expect(member, began, &stay);
-            cluster.world.stall(slot, seconds(3600.0));
-            awaited.wait(&mut cluster, seconds(60.0));
-            let took = awaited.all.first().copied();
-            assert!(took.is_some_and(|took| took <= seconds(5.0)), "seed {seed}, {stop}. {slot:?}: {took:?}");
-            cluster.world.stall(slot, Duration::ZERO);
-            let back = cluster.run_until_agreed(seconds(60.0), |_, _| {});
-            assert!(back.is_some(), "seed {seed}, {stop}. {slot:?} is not back");
-            last = slot;
-        }
-    }
+    // What answers took of whoever had stood still is remembered, and may not slow down the next verdict.
+    check(Scenario::Stops, 48, 0..10, &[("down at every node", 5.0), ("not down everywhere", 0.0)]);
 }

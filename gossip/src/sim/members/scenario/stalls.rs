@@ -1,8 +1,11 @@
-//! Processes that stand still: for so long as is to be lived through, and for longer.
+//! Processes that stand still: for so long as is to be lived through, for longer, and for good.
+
+use std::time::Duration;
 
 use rand::Rng;
 use rand::seq::IndexedRandom;
 
+use super::super::awaited::Awaited;
 use super::super::figures::Figures;
 use super::super::profile::Profile;
 use super::{Setup, finish, seconds};
@@ -17,6 +20,15 @@ const LONG: usize = 20;
 
 /// One of so many nodes stands still at a time.
 const NODES_PER_STALL: usize = 50;
+
+/// Stops for good in one run.
+const STOPS: usize = 60;
+
+/// Longer than any run.
+const FOR_GOOD: Duration = Duration::from_secs(1 << 20);
+
+/// Whoever is not down everywhere after so long is given up.
+const DOWN_TIME_MAX: Duration = Duration::from_secs(120);
 
 pub(super) fn run<P: Profile>(setup: Setup) -> Figures {
     let mut cluster = setup.formed::<P>(Links::lan());
@@ -52,6 +64,33 @@ pub(super) fn run<P: Profile>(setup: Setup) -> Figures {
             None => figures.problems.push("who stood still for 8 s is not back after 120 s".to_owned()),
         }
         cluster.run(seconds(3.0), |_, _| {});
+    }
+    finish(&cluster, figures)
+}
+
+/// Each stands still until all take it for down, and goes on; the next does as soon as all see it again.
+pub(super) fn for_good<P: Profile>(setup: Setup) -> Figures {
+    let mut cluster = setup.formed::<P>(Links::lan());
+    let mut figures = Figures::default();
+    let mut last = None;
+    for _ in 0..STOPS {
+        let running = cluster.running();
+        let others: Vec<Slot> = running.iter().filter(|slot| Some(**slot) != last).copied().collect();
+        let Some(slot) = others.choose(&mut cluster.rng).copied() else { break };
+        let stay: Vec<Slot> = running.into_iter().filter(|other| *other != slot).collect();
+        let mut awaited = Awaited::new(&[State::Down]);
+        awaited.expect(cluster.member(slot), cluster.world.now(), &stay);
+        cluster.world.stall(slot, FOR_GOOD);
+        awaited.wait(&mut cluster, DOWN_TIME_MAX);
+        figures.count("stops", 1);
+        figures.count("not down everywhere", awaited.give_up());
+        awaited.all.iter().for_each(|took| figures.time("down at every node", *took));
+        cluster.world.stall(slot, Duration::ZERO);
+        match cluster.run_until_agreed(DOWN_TIME_MAX, |_, _| {}) {
+            Some(took) => figures.time("back", took),
+            None => figures.problems.push("who goes on is not back after 120 s".to_owned()),
+        }
+        last = Some(slot);
     }
     finish(&cluster, figures)
 }
