@@ -49,8 +49,9 @@ pub(crate) enum AdmissionError {
     /// The other side has another key, or spoke no Noise.
     #[error("the handshake failed: {0}")]
     Noise(#[source] noise::Error),
-    /// The connection ended. On its own, because `noise::Error` hides it from whoever asks for the cause.
-    #[error("the connection ended in the handshake: {0}")]
+    /// The connection ended, or no protocol was agreed on. On its own, because `noise::Error` hides it from whoever asks for the
+    /// cause.
+    #[error("the handshake failed: {0}")]
     Ended(#[source] std::io::Error),
     /// The key was taken off the list while the handshake began.
     #[error("the key is no longer accepted")]

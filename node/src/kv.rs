@@ -179,7 +179,7 @@ pub(crate) struct Begin {
 /// Starts to hand on and to fetch; how it is used, and the task.
 pub(crate) fn start(begin: Begin) -> (Kv, impl Future<Output = ()>) {
     let Begin { state, map, fed, streams, view, has_founder, counters } = begin;
-    let MapBegun { news, vector, digest, is_joined } = map;
+    let MapBegun { news, vector, digest, is_joined, joined: durably_joined } = map;
     let (awaits, asked) = mpsc::channel(AWAITED_MAX);
     let (joined, joined_told) = watch::channel(is_joined);
     let (is_written, written_told) = watch::channel(vector.iter().len() > 0);
@@ -194,6 +194,9 @@ pub(crate) fn start(begin: Begin) -> (Kv, impl Future<Output = ()>) {
         seen: vector,
         digest,
         joined,
+        durably_joined,
+        life: 1,
+        has_held_all: is_joined,
         is_written,
         began: Instant::now(),
         warned_at: None,
@@ -215,7 +218,14 @@ struct Task {
     seen: Vector,
     /// What that comes to.
     digest: Digest,
+    /// Whether it has ever held all that others held, and will know that after a crash.
     joined: watch::Sender<bool>,
+    /// The life in which that is so, on this node's disk.
+    durably_joined: watch::Receiver<u64>,
+    /// One for each cluster that this run was in.
+    life: u64,
+    /// Whether it has held all in this one, durably or not yet.
+    has_held_all: bool,
     is_written: watch::Sender<bool>,
     began: Instant,
     warned_at: Option<Instant>,
@@ -255,6 +265,7 @@ impl Task {
                     Some(news) => self.on_news(news),
                     None => return,
                 },
+                Ok(()) = self.durably_joined.changed() => self.on_durably_joined(),
                 Some(edge) = fed.edges.recv() => self.on_edge(edge),
                 Some(arrived) = fed.frames.recv() => self.on_frame(arrived.by, &arrived.frame),
                 Some(wanted) = awaits.recv() => self.on_await(wanted),
@@ -285,6 +296,7 @@ impl Task {
             }
             Edge::Anew => {
                 self.joined.send_replace(false);
+                (self.life, self.has_held_all) = (self.life + 1, false);
                 self.has_founder = true;
             }
             Edge::Down(name) => {
@@ -464,16 +476,24 @@ impl Task {
         Copy { digest: self.digest, is_joined: *self.joined.borrow(), is_behind: self.is_behind() }
     }
 
+    /// This copy has held all: nobody is told before that is durable, so that nobody is told otherwise after a crash.
     fn set_joined(&mut self) {
-        if !self.joined.send_replace(true) {
-            self.state.set_joined();
+        if !std::mem::replace(&mut self.has_held_all, true) {
+            self.state.set_joined(self.life);
+        }
+    }
+
+    fn on_durably_joined(&mut self) {
+        let life = *self.durably_joined.borrow_and_update();
+        // What was written of an earlier cluster says nothing of this one.
+        if life == self.life && !self.joined.send_replace(true) {
             tracing::info!("the map is here");
         }
     }
 
     /// Where nobody has ever held all, what all of those hold who are here is all.
     fn found(&mut self) {
-        if *self.joined.borrow() {
+        if self.has_held_all {
             return;
         }
         let is_alone = self.edges.is_empty() && !self.has_founder && !self.view.borrow().expects_others;

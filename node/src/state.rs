@@ -221,6 +221,7 @@ impl StateFile {
         let (vector, digest, life) = (replica.vector().clone(), replica.digest(), replica.me().epoch);
         let (failed, has_failed) = watch::channel(None);
         let (durable, generation) = watch::channel(0);
+        let (joined, joined_told) = watch::channel(0);
         let (news, told) = mpsc::channel(NEWS_MAX);
         let shared = Arc::new(Shared::new(Cache::new(life)));
         let reads = Reads::start(&self.path, shared.clone())?;
@@ -230,6 +231,7 @@ impl StateFile {
             map,
             shared: shared.clone(),
             durable,
+            joined,
             news,
             len_max,
             began,
@@ -248,7 +250,7 @@ impl StateFile {
             .map_err(OpenError::Io)?;
         let thread = Arc::new(Mutex::new(Some(thread)));
         let state = State { path: Arc::new(self.path), shared, reads, failed: has_failed, generation, thread };
-        Ok((state, MapBegun { news: told, vector, digest, is_joined }))
+        Ok((state, MapBegun { news: told, vector, digest, is_joined, joined: joined_told }))
     }
 }
 
@@ -295,6 +297,8 @@ pub(crate) struct MapBegun {
     pub(crate) digest: Digest,
     /// Whether it has ever held all that others held.
     pub(crate) is_joined: bool,
+    /// The last life that [`State::set_joined`] has made durable as one that has.
+    pub(crate) joined: watch::Receiver<u64>,
 }
 
 /// What a node remembers, while it runs. Cheap to clone.
@@ -358,9 +362,10 @@ impl State {
         self.shared.call(call).await.ok()
     }
 
-    /// Remembers that the map has held all that others held.
-    pub(crate) fn set_joined(&self) {
-        self.shared.note(|todo| todo.is_joined = true);
+    /// Remembers that the map has held all that others held, in its life of this number in this run; [`MapBegun::joined`] says
+    /// when that is durable.
+    pub(crate) fn set_joined(&self, life: u64) {
+        self.shared.note(|todo| todo.joined = Some(life));
     }
 
     /// What is held of a key.
@@ -433,9 +438,13 @@ mod tests {
 
     use super::*;
 
-    fn run(file: StateFile) -> State {
+    fn begin(file: StateFile) -> (State, MapBegun) {
         let setup = MapSetup { peer: keys(1).name(), log_keep: 9, len_max: 1 << 30, is_alone: true };
-        file.run(setup).expect("threads").0
+        file.run(setup).expect("threads")
+    }
+
+    fn run(file: StateFile) -> State {
+        begin(file).0
     }
 
     fn keys(n: u8) -> Ed25519 {
@@ -469,7 +478,7 @@ mod tests {
         assert_eq!((file.next_generation().expect("counted"), file.ever_met().expect("read")), (1, false));
         let addresses: Vec<Multiaddr> = vec!["/ip4/192.0.2.1/tcp/1".parse().expect("an address")];
         file.add_contacts(&addresses).expect("added");
-        let state = run(file);
+        let (state, mut begun) = begin(file);
         for incarnation in 0..100 {
             state.remember(keys(1).name(), Some(fact(1, incarnation)));
             state.remember(keys(2).name(), Some(fact(2, incarnation)));
@@ -477,6 +486,10 @@ mod tests {
         state.remember(keys(2).name(), None);
         state.met();
         state.persist(9);
+        state.set_joined(3);
+        begun.joined.wait_for(|life| *life == 3).await.expect("written");
+        let is_joined = |db: Connection| db.query_row("SELECT is_joined FROM kv_node", [], |row| row.get::<_, bool>(0));
+        assert_eq!(is_joined(Connection::open(home.path().join(FILE_NAME)).expect("opened")), Ok(true));
         let mut durable = state.durable_generation();
         durable.wait_for(|generation| *generation == 9).await.expect("written");
         state.close().await;

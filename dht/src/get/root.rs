@@ -19,8 +19,9 @@ const PATIENCE: Duration = Duration::from_millis(150);
 /// Likewise, where something comes, though slowly: a root object may be a whole leaf on a slow line.
 const PATIENCE_HEARD: Duration = Duration::from_secs(2);
 
-/// A stranger that is silent for so long has those asked who have been reliable. Any honest one on a near line has answered by
-/// then: to ask them at once makes up to sixteen questions more, and may bring the root object twice.
+/// So long after the first stranger was asked for it those are asked who have been reliable, if it is not here. From any honest one
+/// on a near line it has come by then: to ask them at once makes up to sixteen questions more, and may bring it twice. A stranger that
+/// sends little by little changes nothing about that.
 const PATIENCE_STRANGER: Duration = Duration::from_millis(50);
 
 /// Members that are asked for the root object at once.
@@ -34,7 +35,7 @@ pub(super) struct Hunt {
     /// Asked for it, since when, and when anything was last heard of them.
     asked: BTreeMap<PeerId, (Instant, Instant)>,
     last_asked: Instant,
-    /// Since when somebody is asked who has not been reliable.
+    /// When somebody was first asked who has not been reliable.
     stranger_since: Option<Instant>,
     /// They said to have it.
     promised: BTreeSet<PeerId>,
@@ -143,7 +144,7 @@ impl Get {
         }
     }
 
-    /// Asks those who have been reliable, once a stranger was silent for too long.
+    /// Asks those who have been reliable, where one stranger or several have not brought it in time.
     fn ask_reliable(&mut self, now: Instant) {
         let Some(hunt) = &mut self.hunt else { return };
         if hunt.awaiting.is_some() || hunt.stranger_since.is_none_or(|since| now < since + PATIENCE_STRANGER) {

@@ -44,6 +44,11 @@ impl Key {
         }
     }
 
+    /// The same with bytes of its own: it does not keep what it was cut out of.
+    pub(super) fn detached(&self) -> Self {
+        Self(Bytes::copy_from_slice(&self.0))
+    }
+
     /// The key as text.
     pub fn as_str(&self) -> &str {
         std::str::from_utf8(&self.0).expect("checked when it was made")

@@ -400,7 +400,13 @@ impl Replica {
         }
         self.sums.change_row(place.leaf(), before.as_ref(), after.as_ref());
         self.changed_len += row.as_ref().map_or(0, |(bytes, _)| bytes.len());
-        self.changed_rows.insert(key.clone(), (self.changed_len <= CHANGED_LEN_MAX).then(|| entry.clone()));
+        // Who remembers it for long is not to keep all of the message that it came with.
+        let remembered = match &row {
+            _ if self.changed_len > CHANGED_LEN_MAX => None,
+            Some((bytes, _)) => row::detached(bytes),
+            None => Some(Entry::default()),
+        };
+        self.changed_rows.insert(key.detached(), remembered);
         tx.set_row(place, key, row.as_ref().map(|(bytes, _)| bytes))?;
         Ok(true)
     }

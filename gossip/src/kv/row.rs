@@ -43,6 +43,11 @@ pub(super) fn decode(key: &Key, row: &Bytes) -> Result<(Entry, blake3::Hash), Da
     Ok((entry, hash))
 }
 
+/// The entry of a row that [`encode`] has just made, in the row's bytes: it does not keep what it was made of.
+pub(super) fn detached(row: &Bytes) -> Option<Entry> {
+    read(row.slice(HASH_LEN..))
+}
+
 fn read(mut left: Bytes) -> Option<Entry> {
     let is_known = left.try_get_u8().ok()? == FORMAT;
     is_known.then(|| take(&mut left)).flatten().filter(|_| left.is_empty())

@@ -269,6 +269,18 @@ impl Node {
         self.merge(&answer) > 0
     }
 
+    /// Keys that have changed, and values, that lie in these bytes.
+    fn changed_in(&mut self, bytes: &Bytes) -> usize {
+        let lies_in = |part: &Bytes| bytes.as_ptr_range().contains(&part.as_ptr());
+        let mut count = 0;
+        for (key, entry) in self.replica.take_changed() {
+            let entry = entry.expect("it is short");
+            count += usize::from(lies_in(key.as_bytes()));
+            count += entry.siblings().iter().filter(|sibling| lies_in(&sibling.value)).count();
+        }
+        count
+    }
+
     fn values(&mut self, key: &Key) -> Vec<Bytes> {
         let entry = self.tx(|replica, disk| replica.get(disk, key));
         entry.siblings().iter().map(|sibling| sibling.value.clone()).collect()
@@ -578,4 +590,22 @@ fn a_damaged_row_is_no_missing_row() {
         let Ok(()) = one.disk.set_row(Place::of(&key), &key, Some(&changed.freeze()));
         assert_eq!(one.replica.get(&mut one.disk, &key), Err(Trouble::Damage(Damage::Row(key.clone()))), "byte {at}");
     }
+}
+
+#[test]
+fn what_is_remembered_of_a_change_is_not_in_the_message_that_brought_it() {
+    let (mut one, mut other) = (Node::start(1), Node::start(2));
+    let written = one.put(&key(), "value");
+    let op = Op::decode(&written.bytes).expect("a write");
+    assert!(written.bytes.as_ptr_range().contains(&op.key.as_bytes().as_ptr()), "it is cut out of it");
+    other.apply(&Written { op, ..written.clone() });
+    assert_eq!(other.changed_in(&written.bytes), 0);
+    let Ok(row) = one.disk.row(&key());
+    let row = row.expect("it is there");
+    let mut third = Node::start(3);
+    let answer = third.asked(&mut one, 9);
+    let Answer::Keys { keys, .. } = &answer else { panic!("keys") };
+    assert!(row.as_ptr_range().contains(&keys[0].entry.siblings()[0].value.as_ptr()), "it is cut out of it");
+    assert_eq!(third.merge(&answer), 1);
+    assert_eq!(third.changed_in(&row), 0);
 }

@@ -77,10 +77,12 @@ impl Changes {
     /// A key has changed.
     pub fn add(&mut self, key: Key) {
         self.last += 1;
-        match self.number_of.insert(key.clone(), self.last) {
+        // Of two equal keys the newer stays, in both maps: the older has bytes of its own.
+        match self.number_of.remove(&key) {
             Some(before) => drop(self.by_number.remove(&before)),
             None => self.len += key.as_bytes().len(),
         }
+        self.number_of.insert(key.clone(), self.last);
         self.by_number.insert(self.last, key);
         while (self.by_number.len() > KEYS_MAX || self.len > LEN_MAX)
             && let Some((number, key)) = self.by_number.pop_first()

@@ -244,14 +244,6 @@ impl AnswerTimes {
         self.mean = self.mean * 7 / 8 + took / 8;
     }
 
-    /// The other side has asked, and was answered in time. Whoever asks only when that does not come would else remember nothing
-    /// but the worst.
-    pub(super) fn relax(&mut self, config: &Config) {
-        if self.most() > config.answer_min {
-            self.add(self.mean.min(config.answer_min));
-        }
-    }
-
     /// What hardly any takes longer than.
     pub(super) fn most(&self) -> Duration {
         self.mean + 4 * self.deviation

@@ -61,14 +61,20 @@ impl<K: Keys> Machine<K> {
         if link.is_watched() && !link.first {
             if answered {
                 link.completed_at = at.now;
-                link.answer_times.relax(&config);
             }
             link.next = at.now + config.period + link.answer_times.limit(&config);
         } else if !link.is_watched() {
             // Wanted by the other.
             link.brief_until = link.brief_until.max(at.now + config.period * 2 + config.answer_max);
         }
+        // Of a pair the one that begins measures every answer. The other asks when no question comes, and would remember nothing
+        // but what that took.
+        let remembers_slow = link.is_watched() && !link.first && link.answer_times.most() > config.answer_min;
+        let asks = remembers_slow && link.waiting.is_none();
         self.send(from, Message::Ack(number, self.members.digest()));
+        if asks {
+            self.ping(at, from);
+        }
         self.try_to_reach(from);
         self.compare_digest(at, from, digest, false);
     }
@@ -84,8 +90,8 @@ impl<K: Keys> Machine<K> {
             link.asked = None;
             link.answered = took <= late_after;
             link.lateness.note(at.now, !link.answered, config.period.mul_f32(stretch));
-            // Longer is silence, and says nothing of how long answers take.
-            link.answer_times.add(took.min(config.answer_max));
+            // Longer than it is waited for is silence, and says nothing of how long answers take.
+            link.answer_times.add(took.min(config.answer_max.mul_f32(stretch)));
         }
         let Some(waiting) = link.waiting.filter(|waiting| waiting.number == number) else { return };
         link.waiting = None;

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use p2p_dht::store::{StoreError, StoreResult};
 use p2p_gossip::kv::watch::{Changes, Cursor, News};
-use p2p_gossip::kv::{Damage, Entry, Key, Trouble, read};
+use p2p_gossip::kv::{Damage, Dot, Dots, Entry, Key, Sibling, Trouble, read};
 use rusqlite::types::Value;
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -209,8 +209,10 @@ impl Cached {
 }
 
 fn cost(key: &Key, entry: &Entry) -> usize {
-    let siblings = entry.siblings().iter().map(|sibling| CACHED_COST + sibling.value.len());
-    CACHED_COST + 2 * key.as_bytes().len() + siblings.sum::<usize>()
+    let dots = |dots: &Dots| dots.len() * size_of::<Dot>();
+    let of = |sibling: &Sibling| CACHED_COST + sibling.value.len() + dots(&sibling.replaces);
+    let siblings: usize = entry.siblings().iter().map(of).sum();
+    CACHED_COST + 2 * key.as_bytes().len() + siblings + dots(entry.context())
 }
 
 /// Something to read.

@@ -174,14 +174,20 @@ pub(super) struct Todo {
     pub(super) contacts: Option<Vec<Multiaddr>>,
     pub(super) generation: Option<u64>,
     pub(super) ever_met: bool,
-    pub(super) is_joined: bool,
+    /// The life of the map in this run that has held all that others held.
+    pub(super) joined: Option<u64>,
     pub(super) forget_all: bool,
 }
 
 impl Todo {
     fn is_nothing(&self) -> bool {
-        let Self { facts, contacts, generation, ever_met, is_joined, forget_all } = self;
-        facts.is_empty() && contacts.is_none() && generation.is_none() && !ever_met && !is_joined && !forget_all
+        let Self { facts, contacts, generation, ever_met, joined, forget_all } = self;
+        facts.is_empty() && contacts.is_none() && generation.is_none() && !ever_met && joined.is_none() && !forget_all
+    }
+
+    /// Whether somebody waits until it is durable.
+    fn is_awaited(&self) -> bool {
+        self.generation.is_some() || self.joined.is_some()
     }
 
     /// Puts back what was not written, under what has come since.
@@ -195,7 +201,7 @@ impl Todo {
         self.contacts = self.contacts.take().or(unwritten.contacts);
         self.generation = self.generation.max(unwritten.generation);
         self.ever_met |= unwritten.ever_met;
-        self.is_joined |= unwritten.is_joined;
+        self.joined = self.joined.max(unwritten.joined);
         self.forget_all |= unwritten.forget_all;
     }
 }
@@ -306,6 +312,7 @@ pub(super) struct Writer {
     pub(super) map: Map,
     pub(super) shared: Arc<Shared>,
     pub(super) durable: watch::Sender<u64>,
+    pub(super) joined: watch::Sender<u64>,
     pub(super) news: mpsc::Sender<News>,
     /// Most bytes of the file.
     pub(super) len_max: u64,
@@ -337,6 +344,9 @@ impl Writer {
                         if let Some(generation) = todo.generation {
                             self.durable.send_replace(generation);
                         }
+                        if let Some(life) = todo.joined {
+                            self.joined.send_replace(life);
+                        }
                     }
                     Err(StoreError::DiskFull) => {
                         if !std::mem::replace(&mut was_full, true) {
@@ -367,8 +377,8 @@ impl Writer {
         let mut waiting = self.shared.lock();
         loop {
             let now = Instant::now();
-            let noted_at =
-                waiting.noted_at.map(|at| if waiting.todo.generation.is_some() { at } else { at + GATHER_TIME });
+            let gather_time = if waiting.todo.is_awaited() { Duration::ZERO } else { GATHER_TIME };
+            let noted_at = waiting.noted_at.map(|at| at + gather_time);
             let is_noted = !waiting.todo.is_nothing() && (waiting.close || noted_at.is_some_and(|at| at <= now));
             let asked_at = (!waiting.asked.is_empty()).then_some(self.asked_at);
             let applied_at = (!waiting.applied.is_empty()).then_some(self.applied_at);
@@ -544,7 +554,7 @@ impl Writer {
         if todo.ever_met {
             db.prepare_cached("UPDATE node SET ever_met = 1")?.execute([])?;
         }
-        if todo.is_joined {
+        if todo.joined.is_some() {
             db.prepare_cached("UPDATE kv_node SET is_joined = 1")?.execute([])?;
         }
         for (name, fact) in &todo.facts {

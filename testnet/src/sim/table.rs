@@ -109,7 +109,7 @@ const fn line(scenario: Scenario, nodes: usize, figure: &'static str, of: Of, mo
     Line { scenario, nodes, figure, of, most }
 }
 
-const LINES: [Line; 78] = [
+const LINES: [Line; 79] = [
     line(Scenario::Crash, 100, "down at every node", Of::P99, Some(0.5)),
     line(Scenario::Crash, 1000, "down at every node", Of::P99, Some(0.5)),
     line(Scenario::Crash, 100, "not down everywhere", Of::Sum, Some(0.0)),
@@ -125,6 +125,7 @@ const LINES: [Line; 78] = [
     line(Scenario::Stops, 48, "down at every node", Of::Median, Some(3.3)),
     line(Scenario::Stops, 48, "down at every node", Of::P999, Some(5.0)),
     line(Scenario::Stops, 48, "not down everywhere", Of::Sum, Some(0.0)),
+    line(Scenario::Stops, 48, "downs of those that were not stopped", Of::Sum, Some(0.0)),
     line(Scenario::SilentCrash, 1000, "not down everywhere", Of::Sum, Some(0.0)),
     line(Scenario::Stall, 100, "stalls of 2 s", Of::Sum, None),
     line(Scenario::Stall, 100, "downs in 2 s", Of::Sum, Some(0.0)),

@@ -376,5 +376,20 @@ fn whatever_happens_all_agree_in_the_end() {
 #[test]
 fn who_stands_still_for_good_is_down_in_five_seconds_however_many_did_before() {
     // What answers took of whoever had stood still is remembered, and may not slow down the next verdict.
-    check(Scenario::Stops, 48, 0..10, &[("down at every node", 5.0), ("not down everywhere", 0.0)]);
+    let limits =
+        [("down at every node", 5.0), ("not down everywhere", 0.0), ("downs of those that were not stopped", 0.0)];
+    check(Scenario::Stops, 48, 0..10, &limits);
+}
+
+#[test]
+fn where_all_links_are_slow_nobody_is_down_for_that() {
+    for one_way_ms in [250, 450, 900] {
+        let mut cluster = formed(48, 1);
+        cluster.world.links.latency = (Duration::from_millis(one_way_ms), Duration::from_millis(one_way_ms + 20));
+        let mut downs = 0;
+        cluster.run(seconds(600.0), |_, event| {
+            downs += usize::from(matches!(&event, Event::Changed(_, fact) if !fact.is_live()));
+        });
+        assert_eq!(downs, 0, "{one_way_ms} ms one way");
+    }
 }
