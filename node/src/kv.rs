@@ -488,6 +488,9 @@ impl Task {
         // What was written of an earlier cluster says nothing of this one.
         if life == self.life && !self.joined.send_replace(true) {
             tracing::info!("the map is here");
+            // Others may wait for one who has held all.
+            let names: Vec<Name> = self.edges.keys().copied().collect();
+            names.into_iter().for_each(|name| self.tell_copy(name));
         }
     }
 
