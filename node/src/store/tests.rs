@@ -199,3 +199,26 @@ async fn a_closed_store_says_so() {
     assert!(matches!(put(&store, &object(1, 10)).await, Err(StoreError::Closed)));
     assert!(matches!(store.read(|view| view.totals()).await, Err(StoreError::Closed)));
 }
+
+#[tokio::test]
+async fn where_a_reader_ends_by_a_bug_nobody_waits_for_it() {
+    let home = tempfile::tempdir().expect("a folder");
+    let store = open(&home);
+    let ((begin, begun), (end, ended)) = (std::sync::mpsc::channel::<()>(), std::sync::mpsc::channel::<()>());
+    let breaks = store.read(move |_| -> StoreResult<()> {
+        let _ = begun.recv();
+        panic!("a bug, as this test wants it");
+    });
+    let busy = store.read(move |_| Ok(ended.recv().is_ok()));
+    let waits = async {
+        let done = store.read(|_| Ok(())).await;
+        end.send(()).expect("it waits for this");
+        done
+    };
+    let (broke, served, waited, ()) =
+        tokio::join!(breaks, busy, waits, async { begin.send(()).expect("it waits for this") });
+    assert_eq!((broke, served, waited), (Err(StoreError::Closed), Ok(true), Err(StoreError::Closed)));
+    assert_eq!(store.failed().await, StoreError::Closed);
+    assert_eq!(store.read(|_| Ok(())).await, Err(StoreError::Closed));
+    store.close().await;
+}

@@ -97,6 +97,7 @@ fn fail(failed: &Failed, error: StoreError) {
 }
 
 fn read_all(mut reader: Reader, queries: &async_channel::Receiver<ReadJob>, failed: &Failed) {
+    let _broken = Broken(queries, failed);
     while let Ok(job) = queries.recv_blocking() {
         let (outcome, tell) = reader.run(job);
         match outcome {
@@ -113,6 +114,19 @@ struct Gone<'a>(&'a Failed);
 impl Drop for Gone<'_> {
     fn drop(&mut self) {
         self.0.send_if_modified(|failed| failed.is_none() && failed.replace(StoreError::Closed).is_none());
+    }
+}
+
+/// Says so where a reader ends by a bug: whoever waits would wait for ever once there is none left.
+struct Broken<'a>(&'a async_channel::Receiver<ReadJob>, &'a Failed);
+
+impl Drop for Broken<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let _gone = Gone(self.1);
+            self.0.close();
+            while self.0.try_recv().is_ok() {}
+        }
     }
 }
 
