@@ -46,6 +46,9 @@ impl Subject for OnDisk {
     }
 }
 
+/// Longest wait for what must come.
+const PATIENCE: Duration = Duration::from_secs(10);
+
 /// A clock that stands where it is put.
 fn by_hand(passed: &Arc<Mutex<Duration>>) -> Clock {
     let passed = passed.clone();
@@ -211,7 +214,7 @@ async fn where_a_reader_ends_by_a_bug_nobody_waits_for_it() {
     });
     let busy = store.read(move |_| Ok(ended.recv().is_ok()));
     let waits = async {
-        let done = store.read(|_| Ok(())).await;
+        let done = tokio::time::timeout(PATIENCE, store.read(|_| Ok(()))).await.expect("nobody waits for ever");
         end.send(()).expect("it waits for this");
         done
     };
